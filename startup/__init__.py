@@ -1,0 +1,20 @@
+"""Startup tasks for any container image: started app, ping, ordered tasks, once per cluster. See the README."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+__version__ = "0.1.0"
+__all__ = ["Context", "task"]
+
+if TYPE_CHECKING:
+    from startup.tasks import Context, task
+
+
+def __getattr__(name: str) -> object:
+    """Import on first use: the launcher and the ping must not pay for what they do not need (PEP 562)."""
+    if name in __all__:
+        from startup import tasks
+
+        return getattr(tasks, name)
+    raise AttributeError(name)

@@ -1,0 +1,74 @@
+"""The errors that end a run, each with the exit code that the contract gives it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+#: sysexits.h: EX_UNAVAILABLE, EX_SOFTWARE, EX_TEMPFAIL, EX_CONFIG; 124 is what timeout(1) exits with.
+UNREACHABLE = 69
+TASK_FAILED = 70
+LOCK_LOST = 75
+WRONG_SETTING = 78
+PING_TIMEOUT = 124
+
+
+class StartupError(Exception):
+    """What happened, in words for the person who reads the log; ``code`` is the exit code."""
+
+    code = TASK_FAILED
+
+
+class TaskFailed(StartupError):
+    """A task raised, exited with another code than 0, or ran out of time."""
+
+    code = TASK_FAILED
+
+
+class SettingError(StartupError):
+    """One or more settings are wrong. Each fault names the variable, its value and what would be right."""
+
+    code = WRONG_SETTING
+
+    def __init__(self, *faults: str) -> None:
+        self.faults: Sequence[str] = faults
+        super().__init__("\n".join(faults))
+
+
+class Unreachable(StartupError):
+    """The database did not accept a connection in time, or refused it for good."""
+
+    code = UNREACHABLE
+
+
+class LockUnavailable(StartupError):
+    """The lock could not be had in time."""
+
+    code = LOCK_LOST
+
+
+class LockLost(StartupError):
+    """The session that holds the lock, or the lock itself, is gone."""
+
+    code = LOCK_LOST
+
+
+class PingTimeout(StartupError):
+    """The app never answered its explicit ping."""
+
+    code = PING_TIMEOUT
+
+
+class Interrupted(SystemExit):
+    """A signal, a time limit or the app's end stops what this process is doing; ``code`` is its exit code.
+
+    A SystemExit, since psycopg cancels the running statement on the server for that (psycopg.Connection.wait), and
+    since a task's ``except Exception`` must not swallow it.
+    """
+
+
+class TimedOut(Interrupted):
+    """The time limit of a task was reached."""
+
+
+class AppEnded(Interrupted):
+    """The app is gone: nothing is left to do for it."""

@@ -1,0 +1,120 @@
+"""What may end the work early: a signal, a time limit, the app's end. Each becomes an exception in the main thread.
+
+psycopg then cancels the running statement on the server. A thread does what the main thread cannot while it is in C
+code: cancel a statement of SQLite's, and obey the second signal at once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from types import FrameType
+
+from startup import log
+from startup.errors import TASK_FAILED, AppEnded, Interrupted, TimedOut
+
+_APP_ENDED = signal.SIGUSR2
+_MARGIN = 1.0
+_STOP = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP)
+
+
+class Interrupts:
+    """Installed once a process, from its main thread."""
+
+    def __init__(self) -> None:
+        self.signals = 0
+        #: Process groups to be killed should this process have to end at once.
+        self.groups: set[int] = set()
+        #: Called, from another thread, to end a statement that the main thread is in.
+        self.cancel: Callable[[], None] | None = None
+        self._raised = False
+
+    def install(self) -> None:
+        """From here on TERM and INT raise Interrupted. What was ignored (POSIX: a background child's INT) stays so."""
+        for number in _STOP:
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                signal.signal(number, self._on_stop)
+        signal.signal(signal.SIGALRM, self._on_alarm)
+        signal.signal(_APP_ENDED, self._on_app_ended)
+        reader, writer = os.pipe()
+        os.set_blocking(writer, False)
+        signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+        threading.Thread(target=self._watch, args=(reader,), daemon=True, name="signals").start()
+
+    @contextlib.contextmanager
+    def limit(self, seconds: float, grace: float, what: str) -> Iterator[None]:
+        """TimedOut after *seconds* (0: none); what does not heed it ends with the process after *grace* more.
+
+        A little later than that, so that a command that was killed after *grace* is still told of in the usual way.
+        """
+        if not seconds:
+            yield
+            return
+        hard = threading.Timer(seconds + grace + _MARGIN, self._give_up, (seconds, what)) if grace else None
+        if hard:
+            hard.daemon = True
+            hard.start()
+        signal.setitimer(signal.ITIMER_REAL, seconds)
+        try:
+            yield
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            if hard:
+                hard.cancel()
+
+    def _give_up(self, seconds: float, what: str) -> None:
+        log.fail(f"{what} was not done within {seconds:.3g} s, its time limit, and did not end when it was told to")
+        self.exit_at_once(TASK_FAILED)
+
+    def watch_app(self, pid: int) -> None:
+        """AppEnded in the main thread as soon as the process *pid* is gone (pidfd_open(2))."""
+        threading.Thread(target=self._wait_for_app, args=(pid,), daemon=True, name="app").start()
+
+    def exit_at_once(self, code: int) -> None:
+        """Kill what was started, and this process: the server then ends our session by itself."""
+        for group in tuple(self.groups):
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(group, signal.SIGKILL)
+        os._exit(code)
+
+    def _on_stop(self, number: int, frame: FrameType | None) -> None:
+        self._raise(Interrupted(128 + number))
+
+    def _on_alarm(self, number: int, frame: FrameType | None) -> None:
+        self._cancel()
+        if not self._raised:
+            raise TimedOut(70)
+
+    def _on_app_ended(self, number: int, frame: FrameType | None) -> None:
+        self._raise(AppEnded(0))
+
+    def _raise(self, reason: Interrupted) -> None:
+        if not self._raised:
+            self._raised = True
+            raise reason
+
+    def _watch(self, reader: int) -> None:
+        while True:
+            for number in os.read(reader, 64):
+                if number in _STOP:
+                    self.signals += 1
+                    if self.signals > 1:
+                        self.exit_at_once(128 + number)
+                if number in _STOP or number in (signal.SIGALRM, _APP_ENDED):
+                    self._cancel()
+
+    def _cancel(self) -> None:
+        if self.cancel is not None:
+            with contextlib.suppress(Exception):
+                self.cancel()
+
+    def _wait_for_app(self, pid: int) -> None:
+        from startup import attempt
+
+        with attempt.App(pid) as app, contextlib.suppress(attempt.AppEnded):
+            while not app.ended():
+                app.wait({}, 3600)
+        signal.pthread_kill(threading.main_thread().ident or 0, _APP_ENDED)

@@ -1,0 +1,65 @@
+"""Execute the app as if no shell had been in between. Used where GNU env cannot do it.
+
+    python -I -S launch.py STARTUP_LAUNCHING SHELL_PID IGNORED TERMINAL GROUP COMMAND [ARGUMENT ...]
+
+STARTUP_LAUNCHING tells the shell that the app is still to come. IGNORED is the mask of the signals that were ignored
+before us (SigIgn in proc(5)): these stay so, all others get their default. With TERMINAL `leader` the app becomes the
+terminal's foreground process group, so that Ctrl-C reaches it once; with GROUP `true` it gets a process group of its
+own. The environment is the one that the shell was started with, from /proc, since shells add variables of their own
+and drop names such as `spring.datasource.url`.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+
+
+def environment(shell: str) -> dict[bytes, bytes]:
+    """The environment that the process *shell* was started with, without the tasks' own database address."""
+    with open(f"/proc/{shell}/environ", "rb") as file:
+        pairs = (entry.partition(b"=") for entry in file.read().split(b"\0") if entry)
+        return {name: value for name, _, value in pairs if name != b"STARTUP_DATABASE_URL"}
+
+
+def take_the_terminal() -> None:
+    """Become the foreground process group of the controlling terminal (tcsetpgrp(3))."""
+    signal.signal(signal.SIGTTOU, signal.SIG_IGN)
+    try:
+        terminal = os.open("/dev/tty", os.O_RDWR | os.O_CLOEXEC)
+        os.tcsetpgrp(terminal, os.getpgrp())
+    except OSError:
+        pass  # it was taken away meanwhile: the app is told by a hang-up, as without us
+
+
+def restore_signals(ignored: int) -> None:
+    """Default for every signal that was not ignored before us; Python itself has ignored SIGPIPE and SIGXFSZ."""
+    if ignored & 2:  # bash and busybox always ignore SIGQUIT: what is known of SIGINT is taken for both
+        ignored |= 4
+    else:
+        ignored &= ~4
+    for number in range(1, signal.NSIG):
+        if number in (signal.SIGKILL, signal.SIGSTOP, 32, 33):  # the last two are the C library's
+            continue
+        signal.signal(number, signal.SIG_IGN if ignored >> (number - 1) & 1 else signal.SIG_DFL)
+
+
+def main() -> int:
+    """Returns only when the app could not be executed: 127 where it was not found, 126 otherwise (POSIX XCU 2.8.2)."""
+    _, shell, ignored, terminal, group, *command = sys.argv[1:]
+    environ = environment(shell)
+    if terminal == "leader" or group == "true":
+        os.setpgid(0, 0)
+    if terminal == "leader":
+        take_the_terminal()
+    restore_signals(int(ignored, 16))
+    try:
+        os.execvpe(os.fsencode(command[0]), [os.fsencode(word) for word in command], environ)
+    except OSError as error:
+        print(f"startup: error: the app could not be executed: '{command[0]}': {error.strerror}", file=sys.stderr)
+        return 127 if isinstance(error, FileNotFoundError | NotADirectoryError) else 126
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,129 @@
+"""Lines on stderr: one an event, each with the same prefix; JSON when asked for.
+
+JSON lines use the field names of the Elastic Common Schema (``@timestamp``, ``log.level``, ``message``,
+``event.*``, ``host.name``, ``error.*``); what ECS has no name for stands under ``startup.*``.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Callable
+
+logger = logging.getLogger("startup")
+
+#: What may never be printed: passwords and the contents of ``_FILE`` settings. Filled by the settings.
+_secrets: set[str] = set()
+MASK = "***"
+LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
+
+
+def hide(secret: str) -> None:
+    """Keep *secret* out of every line from now on, in the raw and in the percent-encoded form."""
+    from urllib.parse import quote, quote_plus, unquote
+
+    if not secret:
+        return
+    forms = {secret, unquote(secret)}
+    _secrets.update(forms, map(quote, forms), map(quote_plus, forms), (quote(form, safe="") for form in forms))
+    _secrets.update([repr(form)[1:-1] for form in forms])
+
+
+def redact(text: str) -> str:
+    """*text* without any secret that is known, the longest first."""
+    for secret in sorted(_secrets, key=len, reverse=True):
+        text = text.replace(secret, MASK)
+    return text
+
+
+def redact_all(value: object) -> object:
+    """Every text in *value* (dicts and lists, as json knows them) without any secret."""
+    if isinstance(value, str):
+        return redact(value)
+    if isinstance(value, dict):
+        return {name: redact_all(one) for name, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [redact_all(one) for one in value]
+    return value
+
+
+class TextFormatter(logging.Formatter):
+    """``startup: message``, with the level where it is not the usual one."""
+
+    _colours = {logging.WARNING: "33", logging.ERROR: "31", logging.DEBUG: "2"}
+
+    def __init__(self, colour: bool) -> None:
+        super().__init__()
+        self._colour = colour
+
+    def format(self, record: logging.LogRecord) -> str:
+        level = "" if record.levelno == logging.INFO else record.levelname.lower() + ": "
+        # each line of a longer text has the prefix too, so that a reader of mixed output knows whose it is
+        message = "\nstartup:   ".join(redact(record.getMessage()).splitlines())
+        line = f"startup: {level}{message}"
+        if self._colour and record.levelno in self._colours:
+            return f"\033[{self._colours[record.levelno]}m{line}\033[0m"
+        return line
+
+
+class JsonFormatter(logging.Formatter):
+    """One object a line, in the field names of the Elastic Common Schema."""
+
+    def __init__(self, node: str) -> None:
+        super().__init__()
+        self._node = node
+
+    def format(self, record: logging.LogRecord) -> str:
+        import json
+        from datetime import datetime, timezone
+
+        moment = datetime.fromtimestamp(record.created, timezone.utc)
+        fields: dict[str, object] = {
+            "@timestamp": moment.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+            "log.level": record.levelname.lower(),
+            "message": redact(record.getMessage()),
+            "host.name": self._node,
+            "event.dataset": "startup",
+        }
+        extra: dict[str, object] = getattr(record, "fields", {})
+        fields.update({f"startup.{name}": redact_all(value) for name, value in extra.items()})
+        return json.dumps(fields, ensure_ascii=False, default=str)
+
+
+def configure(level: str = "info", form: str = "text", node: str = "") -> None:
+    """Send the lines of ``startup`` to stderr: *level* and *form* as in STARTUP_LOG_LEVEL and _LOG_FORMAT.
+
+    Bears any value: a wrong one is the settings' to tell, and the default stands in until then.
+    """
+    import os
+
+    # a closed stderr is None
+    colour = sys.stderr is not None and sys.stderr.isatty() and not os.environ.get("NO_COLOR")
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(JsonFormatter(node) if form == "json" else TextFormatter(colour))
+    logger.handlers[:] = [handler]
+    logger.setLevel(LEVELS.get(level, logging.INFO))
+    logger.propagate = False
+
+
+def say(message: str, level: int = logging.INFO, **fields: object) -> None:
+    """One event: a line in words; *fields* stand beside it in JSON only (``task``, ``phase``, ``seconds`` ...)."""
+    logger.log(level, "%s", message, extra={"fields": fields})
+
+
+def warn(message: str, **fields: object) -> None:
+    """Something the person should see, which does not end the run."""
+    say(message, logging.WARNING, **fields)
+
+
+def fail(message: str, **fields: object) -> None:
+    """Why the run ends."""
+    say(message, logging.ERROR, **fields)
+
+
+def debug(message: str, **fields: object) -> None:
+    """A detail, for STARTUP_LOG_LEVEL=debug."""
+    say(message, logging.DEBUG, **fields)
+
+
+Report = Callable[[str], None]

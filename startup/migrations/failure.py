@@ -1,0 +1,112 @@
+"""Errors told as a compiler tells them: file and line, the line, the server's words, what is committed, what next."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from startup.errors import LockLost, StartupError, TaskFailed
+from startup.migrations import sqltext, yoyos
+from startup.migrations.files import Migration
+from startup.migrations.yoyos import AtStatement
+
+#: lock_not_available, deadlock_detected, serialization_failure: the same file may well pass a moment later.
+TRY_AGAIN = ("55P03", "40P01", "40001")
+
+_HINTS = {
+    "25001": "such a statement runs outside a transaction only: write '-- transactional: false' on the first line",
+    "25006": "the session is read-only: is this address a standby's?",
+    "25P02": "a statement before it failed, and its error was swallowed",
+}
+
+
+def driver_error(error: BaseException) -> BaseException:
+    """The driver's own error inside *error*."""
+    return error.error if isinstance(error, AtStatement) else error
+
+
+def sqlstate(error: BaseException) -> str | None:
+    """PostgreSQL's five characters, or SQLite's name for the error, if it is a database's at all."""
+    error = driver_error(error)
+    state: str | None = getattr(error, "sqlstate", None) or getattr(error, "sqlite_errorname", None)
+    return state
+
+
+def may_pass_later(error: BaseException) -> bool:
+    """Was it only the wrong moment: a lock that others held, a deadlock, a conflict?"""
+    state = sqlstate(error) or ""
+    return state in TRY_AGAIN or state.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")) or "is locked" in _sqlite(error)
+
+
+def reason(error: BaseException, limit: float) -> str:
+    """Why it was the wrong moment, in words; *limit* is STARTUP_TABLE_LOCK_TIMEOUT in seconds."""
+    state = sqlstate(error)
+    if state == "55P03" and limit:
+        return f"a table was not free within {limit:g} s (STARTUP_TABLE_LOCK_TIMEOUT)"
+    return _message(driver_error(error))
+
+
+def _sqlite(error: BaseException) -> str:
+    error = driver_error(error)
+    return str(error) if type(error).__module__ == "sqlite3" else ""
+
+
+def session_is_gone(connection: Any) -> bool:
+    """Has the server ended the session, or the network?"""
+    return bool(getattr(connection, "closed", False))
+
+
+def told(
+    error: BaseException, migration: Migration, path: str, text: str, committed: str, following: str
+) -> StartupError:
+    """The StartupError for *error*, which *migration* met in the file at *path* with the content *text*."""
+    if isinstance(error, StartupError):
+        return error
+    cause = driver_error(error)
+    offset = error.offset if isinstance(error, AtStatement) else None
+    if offset is not None and 0 <= offset <= len(text):
+        where = f"{path}:{sqltext.line_of(text, offset)}"
+        shown = _shown(text, offset)
+    else:
+        where, shown = yoyos.python_line(path, cause), []
+    return TaskFailed("\n".join([f"{where}: {_message(cause)}", *shown, *_more(cause), committed, following]))
+
+
+def lost(migration: Migration, error: BaseException) -> LockLost:
+    """The session ended while *migration* ran, and the lock with it."""
+    return LockLost(
+        f"the database session ended during the migration {migration.id}: {_message(driver_error(error))}; "
+        "the server rolls back what was not committed"
+    )
+
+
+def _message(error: BaseException) -> str:
+    state = sqlstate(error)
+    diagnosis = getattr(error, "diag", None)
+    primary = getattr(diagnosis, "message_primary", None)
+    if state is None:
+        return yoyos.words(error)
+    return f"{primary or str(error).splitlines()[0]} (SQLSTATE {state})" if primary else f"{error} ({state})"
+
+
+def _shown(text: str, offset: int) -> list[str]:
+    """The line, and a caret under the place, long lines cut."""
+    line = sqltext.line_at(text, offset)
+    column = offset - (text.rfind("\n", 0, offset) + 1)
+    number = str(sqltext.line_of(text, offset))
+    first = max(0, column - 100)
+    cut = line[first : first + 160].replace("\t", " ")
+    return [f"  {number} | {cut}", f"  {' ' * len(number)} | {' ' * (column - first)}^"]
+
+
+def _more(error: BaseException) -> list[str]:
+    diagnosis = getattr(error, "diag", None)
+    lines = []
+    for name, field in (("detail", "message_detail"), ("hint", "message_hint"), ("context", "context")):
+        if value := getattr(diagnosis, field, None):
+            lines.append(f"{name}: {value}")
+    state = sqlstate(error) or ""
+    if hint := _HINTS.get(state):
+        lines.append(f"hint: {hint}")
+    if "within a transaction" in _sqlite(error) and not state.startswith("SQLITE_BUSY"):
+        lines.append(f"hint: {_HINTS['25001']}")
+    return lines

@@ -1,0 +1,261 @@
+"""What a database remembers of migrations: yoyo's tables, as yoyo 9 makes and reads them, and one of our own.
+
+``startup_migration`` keeps what yoyo does not: each file's checksum, how far one that runs statement by statement
+has come, and who applied it in what time. It only ever gains columns, so that older and newer images share it.
+"""
+
+from __future__ import annotations
+
+import getpass
+import hashlib
+import os
+import uuid
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+
+from startup.database import Row, Session
+from startup.errors import TaskFailed
+from startup.migrations import files
+from startup.migrations.files import Catalog, Migration
+
+OURS = "startup_migration"
+YOYOS = "_yoyo_migration"
+
+#: States of a row of ours: applied; begun without a transaction; being taken back without one; a post-apply file due.
+DONE, STARTED, ROLLBACK, OWED = "done", "started", "rollback", "owed"
+
+
+@dataclass(frozen=True)
+class Record:
+    """A row of ours."""
+
+    id: str
+    state: str
+    checksum: str | None = None
+    statements_done: int = 0
+    node: str | None = None
+    at: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.id} ({self.state}, {self.statements_done} statements done, on {self.node}, {self.at[:19]} UTC)"
+
+
+@dataclass(frozen=True)
+class State:
+    """An image's migrations against a database's."""
+
+    #: The ids that the database has, in the order in which they were applied.
+    applied: Sequence[str] = ()
+    #: What is to be applied, in yoyo's order.
+    pending: Sequence[Migration] = ()
+    #: Ids that the database has and the image has not: the database is ahead of the image.
+    unknown: Sequence[str] = ()
+    #: Applied, and its content is another now.
+    drifted: Sequence[Migration] = ()
+    #: Begun without a transaction and not finished.
+    interrupted: Sequence[Record] = ()
+    #: Pending ones that sort before one that is applied already.
+    out_of_order: Sequence[Migration] = ()
+    #: Applied by stock yoyo: without a checksum so far.
+    unrecorded: Sequence[Migration] = ()
+    #: Post-apply files that have not run since the last migration.
+    owed: Sequence[Migration] = ()
+    records: Mapping[str, Record] = field(default_factory=dict)
+
+    @property
+    def nothing_to_do(self) -> bool:
+        """Is everything of the image applied, so that the lock is not needed?"""
+        return not (self.pending or self.owed)
+
+
+def pending(session: Session, catalog: Catalog) -> State:
+    """Compare *catalog* with the database: two cheap queries that need no lock and no right but to read.
+
+    Raises TaskFailed when pending files depend on one that is missing, or on each other in a circle.
+    """
+    marks, records = _read(session)
+    applied = sorted(marks, key=marks.__getitem__)
+    done = set(applied)
+    waiting = [migration for migration in catalog.migrations if migration.id not in done]
+    interrupted = [
+        record
+        for record in records.values()
+        if record.state == ROLLBACK or (record.state == STARTED and record.id not in done)
+    ]
+    here = [migration for migration in catalog.migrations if migration.id in done]
+    # A mark that is newer than our row: stock yoyo has taken the migration back and applied it again since.
+    checksums = {name: r.checksum for name, r in records.items() if r.checksum and r.at >= marks.get(name, r.at)}
+    last = catalog.migrations.index(here[-1]) if here else -1
+    late = {migration.id for migration in catalog.migrations[: last + 1]} - done
+    return State(
+        applied=applied,
+        pending=files.in_order(waiting, catalog),
+        unknown=[name for name in applied if name not in catalog.by_id],
+        drifted=[m for m in here if m.id in checksums and checksums[m.id] != m.checksum],
+        interrupted=interrupted,
+        out_of_order=[migration for migration in waiting if migration.id in late],
+        unrecorded=[migration for migration in here if migration.id not in checksums],
+        owed=[m for m in catalog.post_apply if m.id in records and records[m.id].state == OWED],
+        records=records,
+    )
+
+
+def _read(session: Session) -> tuple[dict[str, str], dict[str, Record]]:
+    """When each applied id was marked, and our rows."""
+    prefix, there = find(session)
+    queries = []
+    if YOYOS in there:
+        queries.append(
+            "SELECT migration_id, NULL AS state, NULL AS checksum, 0 AS statements_done, NULL AS applied_by, "
+            f"applied_at_utc FROM {prefix}{YOYOS}"
+        )
+    if OURS in there:
+        queries.append(f"SELECT id, state, checksum, statements_done, applied_by, applied_at FROM {prefix}{OURS}")
+    if not queries:
+        return {}, {}
+    rows = session.execute(" UNION ALL ".join(queries))
+    marks = {row[0]: str(row[5] or "") for row in rows if row[1] is None}
+    return marks, {row[0]: _record(row) for row in rows if row[1] is not None}
+
+
+def _record(row: Row) -> Record:
+    name, state, checksum, statements, node, moment = row
+    return Record(name, state, checksum, statements, node, str(moment or ""))
+
+
+def find(session: Session) -> tuple[str, set[str]]:
+    """The prefix that qualifies a table's name, and which of the two tables are there."""
+    if session.dialect == "sqlite":
+        return "main.", {name for name in (OURS, YOYOS) if session.has_table(name)}
+    rows = session.execute(
+        "SELECT n.nspname, c.relname FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n "
+        "ON n.oid = c.relnamespace WHERE n.nspname = current_schema() AND c.relname IN (%s, %s)",
+        (OURS, YOYOS),
+    )
+    return (quoted(rows[0][0]) + "." if rows else ""), {row[1] for row in rows}
+
+
+def quoted(name: str) -> str:
+    """*name* as an SQL identifier."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+def schema_prefix(session: Session) -> str:
+    """What stands before a table's name, so that a migration's own ``search_path`` makes no difference."""
+    if session.dialect == "sqlite":
+        return "main."
+    schema = session.execute("SELECT current_schema()")[0][0]
+    if schema is None:
+        path = session.execute("SHOW search_path")[0][0]
+        raise TaskFailed(f"no schema to keep the migrations' tables in: none of {path} exists: create it, or ?schema=")
+    return quoted(schema) + "."
+
+
+def _now() -> str:
+    """In UTC without a zone, as yoyo stores it in both kinds of database."""
+    return datetime.now(timezone.utc).replace(tzinfo=None).isoformat(" ")
+
+
+def _user() -> str:
+    """Who runs this, by name where the system knows one (a random user id has none)."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return f"uid{os.getuid()}"
+
+
+def log_row(node: str, operation: str, migration: Migration | None = None) -> dict[str, str | None]:
+    """A row of yoyo's log, without yoyo's DNS query for the host's full name."""
+    return {
+        "id": str(uuid.uuid1()),
+        "migration_id": migration.id if migration else None,
+        "migration_hash": _hash(migration) if migration else None,
+        "username": _user()[:255],
+        "hostname": node[:255],
+        "created_at_utc": _now(),
+        "operation": operation,
+    }
+
+
+@dataclass(frozen=True)
+class Marks:
+    """Writes the rows; each method is one or more statements inside the caller's transaction."""
+
+    session: Session
+    prefix: str
+    node: str
+
+    def log(self, migration: Migration, operation: str) -> None:
+        """yoyo's own log: *operation* is ``apply`` or ``rollback``."""
+        row = log_row(self.node, operation, migration)
+        self.session.execute(
+            f"INSERT INTO {self.prefix}_yoyo_log ({', '.join(row)}) VALUES ({', '.join(['%s'] * len(row))})",
+            list(row.values()),
+        )
+
+    def applied(self, migration: Migration, statements: int, seconds: float) -> None:
+        """yoyo's mark and our row."""
+        self.session.execute(
+            f"INSERT INTO {self.prefix}{YOYOS} (migration_hash, migration_id, applied_at_utc) VALUES (%s, %s, %s)",
+            (_hash(migration), migration.id, _now()),
+        )
+        self.log(migration, "apply")
+        self.put(migration, DONE, statements, seconds)
+
+    def taken_back(self, migration: Migration) -> None:
+        """Neither mark nor row."""
+        self.session.execute(f"DELETE FROM {self.prefix}{YOYOS} WHERE migration_hash = %s", (_hash(migration),))
+        self.log(migration, "rollback")
+        self.forget(migration)
+
+    def put(self, migration: Migration, state: str, statements: int = 0, seconds: float | None = None) -> None:
+        """Our row, new or changed."""
+        self.session.execute(
+            f"INSERT INTO {self.prefix}{OURS} (id, checksum, state, statements_done, applied_by, duration, applied_at) "
+            "VALUES (%s, %s, %s, %s, %s, %s, %s) ON CONFLICT (id) DO UPDATE SET checksum = excluded.checksum, "
+            "state = excluded.state, statements_done = excluded.statements_done, applied_by = excluded.applied_by, "
+            "duration = excluded.duration, applied_at = excluded.applied_at",
+            (migration.id, migration.checksum, state, statements, self.node, seconds, _now()),
+        )
+
+    def progress(self, migration: Migration, statements: int) -> None:
+        """How many statements of a file without a transaction have run."""
+        self.session.execute(
+            f"UPDATE {self.prefix}{OURS} SET statements_done = %s WHERE id = %s", (statements, migration.id)
+        )
+
+    def forget(self, migration: Migration) -> None:
+        """No row of ours."""
+        self.session.execute(f"DELETE FROM {self.prefix}{OURS} WHERE id = %s", (migration.id,))
+
+    def adopt(self, migrations: Iterable[Migration]) -> None:
+        """Record what stock yoyo applied, with the content that it has now."""
+        rows = list(migrations)
+        for some in (rows[i : i + 100] for i in range(0, len(rows), 100)):
+            values = ", ".join(["(%s, %s, %s, %s)"] * len(some))
+            self.session.execute(
+                f"INSERT INTO {self.prefix}{OURS} "
+                f"(id, checksum, state, applied_at) VALUES {values} "
+                "ON CONFLICT (id) DO UPDATE SET checksum = excluded.checksum, state = excluded.state, "
+                "applied_at = excluded.applied_at",
+                [value for migration in some for value in (migration.id, migration.checksum, DONE, _now())],
+            )
+
+
+def _hash(migration: Migration) -> str:
+    """yoyo's key of a migration: the id's hash, not the content's."""
+    return hashlib.sha256(migration.id.encode()).hexdigest()
+
+
+CREATE_OURS = """
+    CREATE TABLE IF NOT EXISTS {prefix}startup_migration (
+        id VARCHAR(255) NOT NULL PRIMARY KEY,
+        checksum VARCHAR(64),
+        state VARCHAR(16) NOT NULL,
+        statements_done INTEGER NOT NULL DEFAULT 0,
+        applied_by VARCHAR(255),
+        duration DOUBLE PRECISION,
+        applied_at TIMESTAMP
+    )
+"""

@@ -1,0 +1,481 @@
+"""A PostgreSQL session that holds the lock and does the work: lose one and both are lost."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
+from typing import TYPE_CHECKING, Any, Literal
+
+from startup import log
+from startup.address import Address
+from startup.database import Holder, Row
+from startup.errors import LockLost, SettingError, StartupError, TaskFailed, Unreachable
+from startup.postgres_connect import (
+    APPLICATION,
+    arguments,
+    dead_peer_seconds,
+    dial,
+    on_thread,
+    one_line,
+    reach,
+    session_settings,
+)
+from startup.watch import watching
+
+if TYPE_CHECKING:
+    import psycopg
+
+#: How often the lock is looked up while a command runs, in seconds.
+WATCH = 1.0
+#: For a question on a second connection, in seconds.
+ASIDE = 5.0
+_RESTORE = "RESET SESSION AUTHORIZATION; RESET ROLE; RESET ALL; "
+_DISCARD = "UNLISTEN *; CLOSE ALL; DEALLOCATE ALL; DISCARD SEQUENCES; DISCARD TEMP; "
+_COMMITTED = (
+    "the transaction was committed or rolled back from inside (COMMIT, ROLLBACK or the like), so its work and its "
+    "ledger row cannot commit together: leave that out (connection.transaction() makes savepoints), "
+    "or declare @task(transaction=False)"
+)
+
+
+def connect(
+    address: Address,
+    *,
+    namespace: str = "default",
+    node: str = "",
+    timeout: float = 60.0,
+    pooler: bool = False,
+    report: log.Report = log.say,
+) -> PostgresSession:
+    """Open the session; waits up to *timeout* seconds (0: for ever) for a server that is starting or failing over.
+
+    *pooler* says that STARTUP_POOLER=session is set. Raises Unreachable when the server does not admit us or does
+    not answer in time, SettingError when a pooler is in between and that is not said, or not true.
+    """
+    try:
+        import psycopg  # noqa: F401
+    except ImportError as error:
+        raise SettingError(
+            f"DATABASE_URL is '{address.masked}', which needs psycopg, and that cannot be imported ({error}): "
+            "right would be pip install 'psycopg[binary]'"
+        ) from error
+    logging.getLogger("psycopg").addHandler(logging.NullHandler())
+    connect_arguments = arguments(address, node)
+
+    def attempt(seconds: float | None) -> PostgresSession:
+        connection = dial(connect_arguments, seconds)
+        try:
+            return PostgresSession(connection, address, namespace, connect_arguments, pooler)
+        except BaseException:
+            connection.close()
+            raise
+
+    return reach(attempt, address, timeout, report)
+
+
+def lock_key(namespace: str) -> int:
+    """The advisory lock's key, a signed 64-bit integer: advisory locks are the database's own, this is one in 2^64."""
+    digest = hashlib.sha256(b"startup-tasks\0" + namespace.encode()).digest()
+    return int.from_bytes(digest[:8], "big", signed=True)
+
+
+class PostgresSession:
+    """See :class:`startup.database.Session`. ``schema`` is the one that own tables belong in."""
+
+    dialect: Literal["postgresql"] = "postgresql"
+    #: PostgreSQL's lock has no file, so a child cannot keep it.
+    lock_fd: int | None = None
+
+    def __init__(
+        self,
+        connection: psycopg.Connection[Row],
+        address: Address,
+        namespace: str,
+        connect_arguments: dict[str, Any],
+        pooler: bool,
+    ) -> None:
+        from psycopg import IsolationLevel
+
+        self.connection: Any = connection
+        self.address = address
+        self._isolation = IsolationLevel.READ_COMMITTED
+        self._arguments = connect_arguments
+        self._held = False
+        key = lock_key(namespace)
+        self._key = key
+        high, low = divmod(key & (2**64 - 1), 2**32)
+        #: pg_locks shows a bigint key as two unsigned halves, objsubid 1 (PostgreSQL manual, 52.13).
+        self._is_lock = (
+            f"locktype = 'advisory' AND classid::bigint = {high} AND objid::bigint = {low} AND objsubid = 1 AND granted"
+            " AND database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database())"
+        )
+        self._lock_is_ours = (
+            f"EXISTS (SELECT FROM pg_catalog.pg_locks WHERE {self._is_lock} AND pid = pg_catalog.pg_backend_pid())"
+        )
+        connection.isolation_level = self._isolation
+        ((self._pid,),) = self._rows("SELECT pg_catalog.pg_backend_pid()")
+        self._refuse_pooler(pooler)
+        self._settings = self._set(session_settings(connection.info.server_version, connect_arguments, address.schema))
+        self._schema = address.schema
+
+    # What the session is
+
+    def _refuse_pooler(self, allowed: bool) -> None:
+        """A pooler shows a backend pid of its own making; one that shares sessions gives ours to a second client."""
+        if self.connection.info.backend_pid == self._pid:
+            return
+        where = f"DATABASE_URL is '{self.address.masked}', which leads to a pooler (PgBouncer or the like)"
+        right = "right would be STARTUP_DATABASE_URL with the server's own address"
+        if not allowed:
+            raise SettingError(
+                f"{where}: the lock needs a server session of its own; {right}, "
+                "or STARTUP_POOLER=session if the pooler keeps one server session per client (pool_mode=session)"
+            )
+        with suppress(Exception):  # a full pool makes the second client wait: then it does not share ours
+            ((pid,),) = self._aside("SELECT pg_catalog.pg_backend_pid()")
+            if pid == self._pid:
+                allowed = False
+        if not allowed:
+            raise SettingError(
+                f"STARTUP_POOLER is 'session', but {where} that gives one server session to several clients: {right}, "
+                "or pool_mode=session in the pooler"
+            )
+
+    def _set(self, settings: dict[str, str]) -> str:
+        """Apply *settings*, without those that this server refuses; the statement that does it again."""
+        import psycopg
+
+        def statement(names: Sequence[str]) -> str:
+            calls = (f"set_config('{name}', '{settings[name].replace(chr(39), chr(39) * 2)}', false)" for name in names)
+            return "SELECT " + ", ".join(f"pg_catalog.{call}" for call in calls)
+
+        def accepted(names: Sequence[str]) -> bool:
+            try:
+                self._rows(statement(names))
+                return True
+            except psycopg.OperationalError:
+                raise
+            except psycopg.Error as error:
+                log.debug(f"the server refuses one of {', '.join(names)}: {one_line(error)}")
+                return False
+
+        names = list(settings)
+        if not accepted(names):
+            names = [name for name in names if accepted([name])]
+        return statement(names)
+
+    @property
+    def schema(self) -> str:
+        """The address's schema, or else the first of the search_path that is there; '' when none is."""
+        if not self._schema:
+            ((self._schema,),) = self.execute("SELECT pg_catalog.current_schema()")
+        return self._schema or ""
+
+    def qualify(self, name: str) -> str:
+        """*name* as an identifier that means the same table whatever the search_path is now."""
+        return ".".join('"' + part.replace('"', '""') + '"' for part in (self.schema, name) if part)
+
+    def ensure_schema(self) -> None:
+        """Create the address's schema where it is missing. Under the lock only: IF NOT EXISTS does not bear races.
+
+        SettingError when this role may not.
+        """
+        import psycopg
+
+        name = self.address.schema
+        if name and not self.execute("SELECT 1 FROM pg_catalog.pg_namespace WHERE nspname = %s", [name]):
+            try:
+                self.execute('CREATE SCHEMA "' + name.replace('"', '""') + '"')
+            except psycopg.errors.InsufficientPrivilege as error:
+                raise SettingError(
+                    f"DATABASE_URL asks for the schema '{name}', which is not there and which this role may not create "
+                    f"({one_line(error)}): right would be CREATE SCHEMA by the database's owner, or another ?schema="
+                ) from error
+
+    def has_table(self, name: str) -> bool:
+        """Is there a table of this name in the session's own schema?"""
+        return bool(
+            self.execute(
+                "SELECT 1 FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace"
+                " WHERE n.nspname = %s AND c.relname = %s AND c.relkind IN ('r', 'p')",
+                [self.schema, name],
+            )
+        )
+
+    def columns(self, table: str) -> set[str]:
+        """The names of the columns of a table in the session's own schema."""
+        rows = self.execute(
+            "SELECT a.attname FROM pg_catalog.pg_attribute a JOIN pg_catalog.pg_class c ON c.oid = a.attrelid"
+            " JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace"
+            " WHERE n.nspname = %s AND c.relname = %s AND a.attnum > 0 AND NOT a.attisdropped",
+            [self.schema, table],
+        )
+        return {name for (name,) in rows}
+
+    @property
+    def read_only(self) -> str:
+        """Why nothing can be written through this session, in words; '' when it can."""
+        ((standby, off),) = self.execute(
+            "SELECT pg_catalog.pg_is_in_recovery(), pg_catalog.current_setting('transaction_read_only') = 'on'"
+        )
+        if standby:
+            return "the server is a standby, which only reads"
+        return "default_transaction_read_only is on for this role or database" if off else ""
+
+    @property
+    def dead_peer_seconds(self) -> float:
+        """After this many seconds a node that lost its connection has noticed (:meth:`watch` included)."""
+        return dead_peer_seconds(self._arguments) + 2 * WATCH
+
+    # Work
+
+    def _rows(self, sql: str, parameters: Sequence[object] = ()) -> list[Row]:
+        from psycopg.rows import tuple_row
+
+        with self.connection.cursor(row_factory=tuple_row) as cursor:
+            cursor.execute(sql, parameters or None)
+            while cursor.nextset():
+                pass
+            return cursor.fetchall() if cursor.description else []
+
+    def execute(self, sql: str, parameters: Sequence[object] = ()) -> list[Row]:
+        """Run one statement; its rows, or none. LockLost or Unreachable when the session is gone."""
+        with self._alive():
+            return self._rows(sql, parameters)
+
+    @contextmanager
+    def _alive(self) -> Iterator[None]:
+        """Turn the end of the session, however it shows, into what it means for the lock."""
+        try:
+            yield
+        except StartupError:
+            raise
+        except Exception as error:
+            if self.connection.closed:
+                raise self._gone(one_line(error)) from error
+            raise
+
+    def _gone(self, why: str) -> LockLost | Unreachable:
+        if self._held:
+            self._held = False
+            return LockLost(
+                f"the lock is lost: its database session is gone ({why}); what was not committed is rolled back, "
+                "and another node may have taken over"
+            )
+        return Unreachable(f"the session with the database at {self.address.masked} is gone: {why}")
+
+    @contextmanager
+    def transaction(self, before_commit: Callable[[], None] | None = None) -> Iterator[None]:
+        """BEGIN ... COMMIT, ROLLBACK when the block raises. Not nested.
+
+        *before_commit* runs in the same transaction after the block was found not to have committed by itself
+        (TaskFailed) nor to have let the lock go (LockLost): for what must commit together with it. In the block
+        psycopg refuses ``commit()``, ``rollback()`` and ``with connection:``.
+        """
+        import psycopg
+        from psycopg.pq import TransactionStatus
+
+        if self.connection.info.transaction_status != TransactionStatus.IDLE:
+            raise RuntimeError("a transaction is open already")
+        with self._alive(), self.connection.transaction():
+            try:
+                ((ours,),) = self._rows("SELECT pg_catalog.txid_current()")
+            except psycopg.errors.ReadOnlySqlTransaction as error:
+                raise Unreachable(f"the database at {self.address.masked} cannot be written to: {error}") from error
+            try:
+                yield
+            except psycopg.Rollback as error:
+                raise TaskFailed(_COMMITTED) from error
+            except BaseException:
+                self._settle()
+                raise
+            self._require_transaction(ours)
+            if before_commit is not None:
+                self._rows(_RESTORE + self._settings)  # what follows is not under the block's role or search_path
+                before_commit()
+
+    def _require_transaction(self, ours: int) -> None:
+        """The transaction that runs must be the one that was begun, and the lock, if it was had, still there."""
+        from psycopg.pq import TransactionStatus
+
+        status = self.connection.info.transaction_status
+        if status == TransactionStatus.INERROR:
+            raise TaskFailed("a statement failed and nobody minded: the transaction can only be rolled back")
+        if status == TransactionStatus.IDLE:
+            raise TaskFailed(_COMMITTED)
+        ((now, locked),) = self._rows(f"SELECT pg_catalog.txid_current_if_assigned(), {self._lock_is_ours}")
+        if now != ours:
+            raise TaskFailed(_COMMITTED)
+        if self._held and not locked:
+            raise self._let_go()
+
+    def _settle(self) -> None:
+        """After an exception from outside (a signal handler's) a statement may still run: cancel it, read its end."""
+        from psycopg.pq import TransactionStatus
+
+        if self.connection.info.transaction_status == TransactionStatus.ACTIVE:
+            with suppress(Exception):
+                self.connection.cancel_safe(timeout=ASIDE)
+                for _ in range(100):
+                    if self.connection.pgconn.get_result() is None:
+                        return
+            self.connection.close()  # a COPY that was left open has no end
+
+    def reset(self) -> None:
+        """Undo what a task or migration did to the session, the lock aside.
+
+        Not DISCARD ALL: that drops the lock. What it left of advisory locks of its own is let go one by one.
+        """
+        from psycopg.cursor import Cursor
+        from psycopg.pq import TransactionStatus
+        from psycopg.rows import tuple_row
+
+        with self._alive():
+            connection = self.connection
+            self._settle()
+            if connection.info.transaction_status != TransactionStatus.IDLE:
+                self._rows("ROLLBACK")
+            connection.autocommit = True
+            connection.isolation_level = self._isolation
+            connection.read_only = connection.deferrable = connection.prepare_threshold = None
+            connection.row_factory, connection.cursor_factory = tuple_row, Cursor
+            self._rows(_DISCARD + _RESTORE + self._settings)
+            self._unlock_others()
+
+    def _unlock_others(self) -> None:
+        """A bigint key's halves are put together again; a pair of ints has objsubid 2."""
+        left = (
+            "SELECT (classid::bigint << 32) | objid::bigint, classid::bigint::bit(32)::int,"
+            " objid::bigint::bit(32)::int, objsubid = 1, CASE mode WHEN 'ShareLock' THEN '_shared' ELSE '' END"
+            " FROM pg_catalog.pg_locks"
+            f" WHERE locktype = 'advisory' AND pid = pg_catalog.pg_backend_pid() AND NOT ({self._is_lock})"
+        )
+        while rows := self._rows(left):
+            for key, first, second, single, shared in rows:
+                call = f"{key}::bigint" if single else f"({first})::int, ({second})::int"
+                self._rows(f"SELECT pg_catalog.pg_advisory_unlock{shared}({call})")
+
+    def cancel(self) -> None:
+        """End the statement that runs now, from another thread or a signal handler. Never raises."""
+        with suppress(Exception):
+            self.connection.cancel_safe(timeout=ASIDE)
+
+    def close(self) -> None:
+        """Close the session, and with it the lock."""
+        self._held = False
+        self.connection.close()
+
+    # The lock
+
+    def try_lock(self) -> bool:
+        """One try, never a blocking wait: a waiting statement's snapshot would block CREATE INDEX CONCURRENTLY.
+
+        True also when it is ours already. False on a standby: a lock there binds nobody on the primary.
+        """
+        if self._held:
+            self.require_lock()
+            return True
+        ((pid, self._held),) = self.execute(
+            f"SELECT pg_catalog.pg_backend_pid(), CASE WHEN pg_catalog.pg_backend_pid() <> {self._pid}"
+            f" OR pg_catalog.pg_is_in_recovery() THEN false ELSE pg_catalog.pg_try_advisory_lock({self._key}) END"
+        )
+        self._require_backend(pid)
+        return self._held
+
+    def unlock(self) -> None:
+        """Let the lock go; LockLost when it was not held any more."""
+        ((released,),) = self.execute(f"SELECT pg_catalog.pg_advisory_unlock({self._key})")
+        self._held = False
+        if not released:
+            raise self._let_go()
+
+    def require_lock(self) -> None:
+        """LockLost unless this very session holds the lock now."""
+        if not self._held:
+            raise LockLost("the lock is not held")
+        ((pid, locked),) = self.execute(f"SELECT pg_catalog.pg_backend_pid(), {self._lock_is_ours}")
+        self._require_backend(pid)
+        if not locked:
+            raise self._let_go()
+
+    def _require_backend(self, pid: int) -> None:
+        if pid != self._pid:
+            self._held = False
+            raise LockLost(
+                f"the database session changed under us (backend {self._pid}, then {pid}), so no lock holds: "
+                "a pooler in between shares sessions; right would be STARTUP_DATABASE_URL with the server's own address"
+            )
+
+    def _let_go(self) -> LockLost:
+        self._held = False
+        return LockLost(
+            "the lock is lost: something released it on this session (pg_advisory_unlock_all, DISCARD ALL); "
+            "another node may have taken over"
+        )
+
+    def watch(self, on_lost: Callable[[], None]) -> AbstractContextManager[None]:
+        """While a command runs: look the lock up every second, and call *on_lost* once, on a thread, if it is gone."""
+        return watching(self.require_lock, on_lost, WATCH)
+
+    def holder(self) -> Holder | None:
+        """Who holds the lock, as far as this role may see it."""
+        rows = self.execute(
+            "SELECT a.pid, a.usename, a.application_name, pg_catalog.host(a.client_addr),"
+            " extract(epoch FROM pg_catalog.clock_timestamp() - a.backend_start)::bigint"
+            f" FROM (SELECT pid FROM pg_catalog.pg_locks WHERE {self._is_lock}) l JOIN pg_catalog.pg_stat_activity a"
+            " USING (pid)"
+        )
+        if not rows:
+            return None
+        pid, user, application, host, age = rows[0]
+        ours = str(application or "").startswith(APPLICATION)
+        parts = [f"pid {pid}", f"user {user}"]
+        if application and not ours:
+            parts.append(f"application {application}")
+        if host:
+            parts.append(f"from {host}")
+        if age is not None:
+            parts.append(f"connected for {age} s")
+        return Holder(node=application[len(APPLICATION) :] if ours else "", detail=", ".join(parts), pid=pid)
+
+    def blockers(self, pid: int | None = None) -> list[str]:
+        """The sessions that this one (or process *pid*) waits for, each in words; asked on a second connection."""
+        try:
+            rows = self._aside(
+                "SELECT b.pid, a.usename, a.application_name, pg_catalog.host(a.client_addr), a.state, a.query,"
+                " extract(epoch FROM pg_catalog.clock_timestamp() - a.xact_start)::bigint"
+                f" FROM (SELECT DISTINCT pg_catalog.unnest(pg_catalog.pg_blocking_pids({pid or self._pid})) AS pid) b"
+                " LEFT JOIN pg_catalog.pg_stat_activity a ON a.pid = b.pid ORDER BY a.xact_start, b.pid"
+            )
+        except Exception as error:
+            log.debug(f"cannot see what blocks this session: {one_line(error)}")
+            return []
+        return [_describe(*row) for row in rows]
+
+    def _aside(self, sql: str) -> list[Row]:
+        """Ask *sql* on a short-lived connection of its own, within ASIDE seconds."""
+        import psycopg
+
+        def ask() -> list[Row]:
+            with psycopg.connect(**{"connect_timeout": int(ASIDE), **self._arguments}) as connection:
+                return connection.execute(sql).fetchall()
+
+        return on_thread(ask, ASIDE, lambda rows: None)
+
+
+def _describe(pid: int, user: str, application: str, host: str, state: str, query: str, age: int | None) -> str:
+    """One blocking session on one line; a prepared transaction has no process, and shows as pid 0."""
+    if not pid:
+        return "a prepared transaction (see pg_prepared_xacts)"
+    parts = [f"pid {pid}", f"user {user}"]
+    if application:
+        parts.append(f"application {application}")
+    if host:
+        parts.append(f"from {host}")
+    parts.append(
+        (state or "state not shown to this role") + (f", in a transaction for {age} s" if age is not None else "")
+    )
+    statement = " ".join((query or "").split())
+    return ", ".join(parts) + (f": {statement[:200]}{'...' if len(statement) > 200 else ''}" if statement else "")

@@ -1,0 +1,454 @@
+"""The kinds of ping. What only one kind needs is imported where it asks, so that the others do not pay for it."""
+
+from __future__ import annotations
+
+import os
+import select
+import time
+
+from startup import sockets
+from startup.attempt import Answer, App, Attempt, Ping
+
+TYPE_CHECKING = False  # as mypy knows it; typing itself is a costly import
+if TYPE_CHECKING:
+    import socket
+    import ssl
+    from collections.abc import Iterator, Mapping
+
+#: Bytes of an HTTP answer, up to its status line, that are read before it is taken for something else.
+_HEAD_LIMIT = 1 << 16
+#: Bytes and seconds spent on the rest of an HTTP answer, so that most servers do not see the connection break.
+_REST_LIMIT = 1 << 18
+_REST_SECONDS = 0.05
+#: Bytes of a command's output that are kept, and characters of its last line that are shown.
+_TAIL = 4096
+_SHOWN = 200
+#: Seconds between looks at a command where the kernel does not tell of its end (no pidfd: before Linux 5.3).
+_LOOK = 0.02
+#: Seconds until the sockets that listen are looked up again although their list has not changed.
+_RECHECK = 2.0
+
+
+class Nothing(Ping):
+    """``none``: the app's process is alive. An app that ends before even that was asked has not failed to answer."""
+
+    explicit = False
+
+    def answer(self, attempt: Attempt) -> Answer:
+        return Answer(True, "alive")
+
+
+class File(Ping):
+    """``file:///PATH``: the file is there."""
+
+    def __init__(self, name: str, path: str) -> None:
+        super().__init__(name)
+        self.path = path
+
+    def answer(self, attempt: Attempt) -> Answer:
+        os.stat(self.path)
+        return Answer(True, "the file is there")
+
+
+class Unix(Ping):
+    """``unix:///PATH``: the socket accepts."""
+
+    def __init__(self, name: str, path: str) -> None:
+        super().__init__(name)
+        self.path = path
+
+    def answer(self, attempt: Attempt) -> Answer:
+        import socket
+
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+            connection.setblocking(False)
+            try:
+                connection.connect(self.path)
+            except BlockingIOError:  # unix(7): EAGAIN, and nothing to poll for
+                return Answer(False, "its queue of connections is full")
+        return Answer(True, "connection accepted")
+
+
+class Tcp(Ping):
+    """``tcp://HOST:PORT``: the connection is accepted."""
+
+    def __init__(self, name: str, host: str, port: int) -> None:
+        super().__init__(name)
+        self.host = host
+        self.port = port
+
+    def answer(self, attempt: Attempt) -> Answer:
+        with _connect(self.host, self.port, attempt):
+            return Answer(True, "connection accepted")
+
+
+class Http(Ping):
+    """``http://`` and ``https://``: any status below 500. Redirects are not followed, proxies not used.
+
+    The body is not needed: a server that never ends it has answered with its status line.
+    """
+
+    def __init__(self, name: str, host: str, port: int, target: str, tls: bool) -> None:
+        super().__init__(name)
+        self.host = host
+        self.port = port
+        self.tls = tls
+        shown = f"[{host}]" if ":" in host else host
+        if port != (443 if tls else 80):
+            shown += f":{port}"
+        lines = (f"GET {target} HTTP/1.1", f"Host: {shown}", "User-Agent: startup-ping", "Accept: */*")
+        self._request = "\r\n".join((*lines, "Connection: close", "", "")).encode("ascii")
+        self._contexts: dict[bool, ssl.SSLContext] = {}
+
+    def answer(self, attempt: Attempt) -> Answer:
+        with _connect(self.host, self.port, attempt) as plain:
+            if not self.tls:
+                return self._ask(plain, BlockingIOError, attempt)
+            import ssl
+
+            try:
+                with self._encrypt(plain) as connection:
+                    _shake_hands(connection, attempt)
+                    return self._ask(connection, ssl.SSLWantReadError, attempt)
+            except ssl.SSLCertVerificationError as error:
+                return Answer(False, f"its certificate is not valid: {error.verify_message}")
+            except ssl.SSLError as error:
+                return Answer(False, f"no TLS connection: {(error.reason or str(error)).lower().replace('_', ' ')}")
+
+    def _encrypt(self, plain: socket.socket) -> ssl.SSLSocket:
+        import ssl
+
+        local = _is_loopback(plain.getpeername()[0])
+        if local not in self._contexts:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT) if local else ssl.create_default_context()
+            if local:
+                context.check_hostname = False
+                context.verify_mode = ssl.CERT_NONE
+            self._contexts[local] = context
+        return self._contexts[local].wrap_socket(plain, server_hostname=self.host, do_handshake_on_connect=False)
+
+    def _ask(self, connection: socket.socket, empty: type[OSError], attempt: Attempt) -> Answer:
+        connection.sendall(self._request)  # a fresh connection's buffer holds it whole
+        pieces = _received(connection, empty, attempt)
+        line = _status_line(pieces)
+        if not line:
+            return Answer(False, "the connection was closed without an answer")
+        if not line.startswith(b"HTTP/") or not line[9:12].isdigit():
+            return Answer(False, f"not an HTTP answer: {line[:40]!r}")
+        _drain(connection, empty, attempt)
+        code = int(line[9:12])
+        if code >= 500:
+            return Answer(False, f"status {code}")
+        return Answer(True, f"status {code}" + (", an answer but not a success" if code >= 400 else ""))
+
+
+class Command(Ping):
+    """``cmd:COMMAND LINE``: it exits 0. Run by ``sh -c`` in a process group of its own, of which nothing remains.
+
+    Its environment is *environ*; stdin is empty, and the last line of its output is part of the answer.
+    """
+
+    first_pause = 0.1
+    fast_pause = 1.0
+
+    def __init__(self, name: str, line: str, environ: Mapping[str, str]) -> None:
+        super().__init__(name)
+        self.line = line
+        self.environ = dict(environ)
+
+    def answer(self, attempt: Attempt) -> Answer:
+        import functools
+        import signal
+
+        ends = os.pipe()
+        spawn = functools.partial(
+            os.posix_spawn,
+            file_actions=[
+                (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0),
+                (os.POSIX_SPAWN_DUP2, ends[1], 1),
+                (os.POSIX_SPAWN_DUP2, ends[1], 2),
+            ],
+            setpgroup=0,
+            setsigmask=[],
+            # What a shell that starts us with `&` ignores, and what Python does.
+            setsigdef=[signal.SIGINT, signal.SIGQUIT, signal.SIGPIPE, signal.SIGXFSZ],
+        )
+        started: list[int] = []
+        with open(ends[0], "rb", buffering=0) as reader, open(ends[1], "wb", buffering=0) as writer:
+            try:
+                try:
+                    # No bytecode between the child's start and the note of it: a signal's handler that raises
+                    # cannot lose it.
+                    started.extend(map(spawn, ["/bin/sh"], [["sh", "-c", self.line]], [self.environ]))
+                    writer.close()
+                    tail, ended = _watch(started[0], reader.fileno(), attempt)
+                finally:
+                    _end(started)
+            finally:
+                _end(started)  # again: the handler may have raised in the first
+        if ended is None:
+            return Answer(False, f"it did not end within {attempt.limit:.2g} s")
+        if ended.si_code != os.CLD_EXITED:
+            state = f"killed by signal {ended.si_status}"
+        elif ended.si_status:
+            state = f"exit status {ended.si_status}"
+        else:
+            return Answer(True, "exit status 0")
+        last = _last_line(tail)
+        return Answer(False, f"{state}: {last}" if last else state, state)
+
+
+class AutoPort(Ping):
+    """``auto`` where ``$PORT`` is set: something accepts there on loopback, IPv4 or IPv6."""
+
+    explicit = False
+
+    def __init__(self, port: int) -> None:
+        super().__init__("auto")
+        self.port = port
+
+    def answer(self, attempt: Attempt) -> Answer:
+        import socket
+
+        answer = Answer(False, f"nothing accepts on port {self.port} ($PORT)")
+        for family, host in ((socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")):
+            try:
+                with _open(family, (host, self.port), attempt, attempt.limit / 2):
+                    return Answer(True, f"port {self.port} accepts")
+            except TimeoutError:
+                answer = Answer(False, attempt.overdue())
+            except OSError:
+                pass  # refused, or no IPv6 here
+        return answer
+
+    def hint(self, app: App) -> str:
+        others = sockets.urls(sockets.of_app(app.pid, sockets.listening(app.pid)))
+        if others:
+            return f"PORT is {self.port}, but the app listens on {', '.join(others)}; set STARTUP_PING={others[0]}"
+        return f"PORT is {self.port}, but the app listens on no TCP port; {_ADVICE}"
+
+
+class AutoListen(Ping):
+    """``auto`` without ``$PORT``: the app, or any process under it, listens on a TCP port.
+
+    Nothing is connected to. The list of sockets is read each time; whose they are is looked up when it has changed,
+    and every few seconds, because a socket can be handed on.
+    """
+
+    explicit = False
+
+    def __init__(self) -> None:
+        super().__init__("auto")
+        self._seen: sockets.Rows = {}
+        self._looked = -_RECHECK
+
+    def answer(self, attempt: Attempt) -> Answer:
+        rows = sockets.listening(attempt.app.pid)
+        now = time.monotonic()
+        if rows and (rows != self._seen or now - self._looked >= _RECHECK):
+            self._seen, self._looked = rows, now
+            ports = sockets.ports(sockets.of_app(attempt.app.pid, rows))
+            if ports:
+                word = "port" if len(ports) == 1 else "ports"
+                return Answer(True, f"listens on {word} {', '.join(map(str, ports))}")
+        return Answer(False, "it does not listen on a TCP port")
+
+    def hint(self, app: App) -> str:
+        return f"the app listens on no TCP port yet; {_ADVICE}"
+
+
+_ADVICE = (
+    "where it never will, set STARTUP_PING=none; where it says in another way that it is up, "
+    "STARTUP_PING=unix:///PATH, file:///PATH or cmd:COMMAND"
+)
+
+
+def _is_loopback(host: str) -> bool:
+    return host == "::1" or host.startswith(("127.", "::ffff:127."))
+
+
+def _connect(host: str, port: int, attempt: Attempt) -> socket.socket:
+    """A connection to the first address of *host* that accepts. Each address has its share of the time."""
+    addresses = _resolve(host, port, attempt)
+    failure: OSError = TimeoutError()
+    for tried, (family, address) in enumerate(addresses):
+        try:
+            return _open(family, address, attempt, attempt.left() / (len(addresses) - tried))
+        except OSError as error:
+            failure = error
+    raise failure
+
+
+def _open(family: int, address: tuple[object, ...], attempt: Attempt, seconds: float) -> socket.socket:
+    """A connection in non-blocking mode; OSError when it is not accepted within *seconds*."""
+    import errno
+    import socket
+
+    connection = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        connection.setblocking(False)
+        code = connection.connect_ex(address)
+        if code == errno.EINPROGRESS:
+            attempt.wait(connection.fileno(), select.POLLOUT, seconds)
+            code = connection.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        if code == 0 and connection.getsockname()[1] == address[1]:
+            # Nobody listens, and the kernel gave us the very port that we ask: TCP's simultaneous open, with ourselves.
+            code = errno.ECONNREFUSED
+        if code:
+            raise OSError(code, os.strerror(code))
+        return connection
+    except BaseException:
+        connection.close()
+        raise
+
+
+def _resolve(host: str, port: int, attempt: Attempt) -> list[tuple[int, tuple[object, ...]]]:
+    """The addresses of *host*. A name is looked up in a thread: getaddrinfo(3) knows no time limit, nor our signals."""
+    import socket
+
+    if host.lower() == "localhost":  # RFC 6761, 6.3: loopback without asking anybody; some images have no /etc/hosts
+        return [(socket.AF_INET6, ("::1", port)), (socket.AF_INET, ("127.0.0.1", port))]
+    name = host.encode("ascii")  # as str it would cost the import of the idna codec
+    try:
+        return _addresses(name, port, socket.AI_NUMERICHOST)
+    except socket.gaierror:
+        pass
+    import threading
+
+    found: list[tuple[int, tuple[object, ...]]] = []
+    problem: list[str] = []
+    reader, writer = os.pipe()
+
+    def look_up() -> None:
+        try:
+            found.extend(_addresses(name, port, 0))
+        except OSError as error:
+            problem.append(error.strerror or str(error))
+        finally:
+            os.close(writer)  # here, not there: the thread may outlive the try
+
+    try:
+        threading.Thread(target=look_up, daemon=True).start()
+        try:
+            attempt.wait(reader, select.POLLIN)
+        except TimeoutError:
+            raise OSError(f"the name {host} was not resolved within {attempt.limit:.2g} s") from None
+    finally:
+        os.close(reader)
+    if problem:
+        raise OSError(f"the name {host} cannot be resolved ({problem[0]})")
+    return found
+
+
+def _addresses(name: bytes, port: int, flags: int) -> list[tuple[int, tuple[object, ...]]]:
+    import socket
+
+    answers = socket.getaddrinfo(name, port, type=socket.SOCK_STREAM, flags=flags)
+    return [(family, address) for family, _, _, _, address in answers]
+
+
+def _shake_hands(connection: ssl.SSLSocket, attempt: Attempt) -> None:
+    import ssl
+
+    while True:
+        try:
+            return connection.do_handshake()
+        except ssl.SSLWantReadError:
+            attempt.wait(connection.fileno(), select.POLLIN)
+        except ssl.SSLWantWriteError:
+            attempt.wait(connection.fileno(), select.POLLOUT)
+
+
+def _received(connection: socket.socket, empty: type[OSError], attempt: Attempt) -> Iterator[bytes]:
+    """What arrives, piece by piece, until the other side closes. *empty* is raised when nothing has arrived yet."""
+    while True:
+        try:
+            piece = connection.recv(_HEAD_LIMIT)
+        except empty:
+            attempt.wait(connection.fileno(), select.POLLIN)
+            continue
+        if not piece:
+            return
+        yield piece
+
+
+def _status_line(pieces: Iterator[bytes]) -> bytes:
+    """The status line of an HTTP answer; what there is where it is none, and nothing where nothing came."""
+    head = b""
+    for piece in pieces:
+        head += piece
+        while head[:7] == b"HTTP/1." and head[8:10] == b" 1":
+            # RFC 9110, 15.2: interim answers may come before the real one, whether asked for or not.
+            _, end, rest = head.partition(b"\r\n\r\n")
+            if not end:
+                break
+            head = rest
+        else:
+            if b"\n" in head or not b"HTTP/".startswith(head[:5]):
+                return head.partition(b"\n")[0].rstrip()
+        if len(head) > _HEAD_LIMIT:
+            return head
+    return b""
+
+
+def _drain(connection: socket.socket, empty: type[OSError], attempt: Attempt) -> None:
+    """Read the rest of a short answer, so that closing does not break the server's connection and fill its log."""
+    rest = Attempt(attempt.app, min(_REST_SECONDS, attempt.left()))
+    size = 0
+    try:
+        for piece in _received(connection, empty, rest):
+            size += len(piece)
+            if size > _REST_LIMIT or not rest.left():
+                return
+    except OSError:
+        pass  # too slow or broken: it has answered
+
+
+def _watch(pid: int, output: int, attempt: Attempt) -> tuple[bytes, os.waitid_result | None]:
+    """Wait for the child *pid*: the end of what it wrote, and how it ended, None: not in time. It is not reaped."""
+    tail = b""
+    os.set_blocking(output, False)
+    wanted = {output: select.POLLIN}
+    try:
+        pidfd = os.pidfd_open(pid)
+        wanted[pidfd] = select.POLLIN
+    except (AttributeError, OSError):
+        pidfd = -1
+    try:
+        while True:
+            ended = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+            try:
+                chunk = os.read(output, _HEAD_LIMIT)
+                tail = (tail + chunk)[-_TAIL:]
+                if not chunk:
+                    wanted.pop(output, None)
+            except BlockingIOError:
+                pass
+            if ended or not attempt.left():
+                return tail, ended
+            attempt.app.wait(wanted, attempt.left() if pidfd >= 0 else min(_LOOK, attempt.left()))
+    finally:
+        if pidfd >= 0:
+            os.close(pidfd)
+
+
+def _end(started: list[int]) -> None:
+    """Kill the process group of each child and reap the child. Can be done twice."""
+    import signal
+
+    for pid in started:
+        try:
+            os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)  # still ours: the number is nobody else's
+            os.killpg(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+        except ChildProcessError:
+            pass  # done before
+
+
+def _last_line(output: bytes) -> str:
+    """The last line that is not empty, fit for a log."""
+    for line in reversed(output.decode(errors="replace").splitlines()):
+        line = "".join(character for character in line if character.isprintable()).strip()
+        if line:
+            return line[:_SHOWN]
+    return ""

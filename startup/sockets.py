@@ -1,0 +1,191 @@
+"""Who listens on TCP ports: sock_diag(7), proc_pid_net(5), proc_pid_fd(5), proc_pid_stat(5)."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+TYPE_CHECKING = False  # as mypy knows it; typing itself is a costly import
+if TYPE_CHECKING:
+    #: Listening sockets by their inode: the address as inet_pton(3) packs it, and the port.
+    Rows = dict[int, tuple[bytes, int]]
+
+#: Docker's own DNS server stands in every container of a user-defined network, at this address alone.
+_DOCKER_DNS = b"\x7f\x00\x00\x0b"
+#: The state of a socket that listens (include/net/tcp_states.h).
+_LISTEN = 10
+#: linux/netlink.h and linux/sock_diag.h
+_NETLINK_SOCK_DIAG, _SOCK_DIAG_BY_FAMILY, _REQUEST_DUMP, _NLMSG_ERROR, _NLMSG_DONE = 4, 20, 0x301, 2, 3
+_IPPROTO_TCP = 6
+_READ = 1 << 16
+
+
+def listening(pid: int | None = None) -> Rows:
+    """The TCP sockets that listen in the network namespace of *pid* (None: in ours). Empty where nothing can tell.
+
+    The kernel is asked directly, since /proc/net/tcp walks through the whole table of connections: milliseconds on a
+    machine with much memory. Where it does not answer (gVisor, no tcp_diag), or the namespace is another, /proc is.
+    """
+    try:
+        if pid is not None and os.readlink(f"/proc/{pid}/ns/net") != os.readlink("/proc/self/ns/net"):
+            return _from_proc(pid)
+    except OSError:
+        pass  # not ours to see: in a container there is only one
+    try:
+        return _from_kernel()
+    except OSError:
+        return _from_proc(pid)
+
+
+def _from_kernel() -> Rows:
+    import socket
+    import struct
+
+    rows: Rows = {}
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_SOCK_DIAG) as kernel:
+        kernel.settimeout(1)
+        for family, size in ((socket.AF_INET, 4), (socket.AF_INET6, 16)):
+            # struct nlmsghdr, then struct inet_diag_req_v2 (linux/inet_diag.h)
+            request = struct.pack("=BBBBI48x", family, _IPPROTO_TCP, 0, 0, 1 << _LISTEN)
+            kernel.send(struct.pack("=IHHII", 16 + len(request), _SOCK_DIAG_BY_FAMILY, _REQUEST_DUMP, 1, 0) + request)
+            kind = 0
+            while kind != _NLMSG_DONE:
+                answer = kernel.recv(_READ)
+                start = 0
+                while start < len(answer) and kind != _NLMSG_DONE:
+                    length, kind = struct.unpack_from("=IH", answer, start)
+                    if kind == _NLMSG_ERROR:
+                        raise OSError("the kernel does not list its sockets")
+                    if kind == _SOCK_DIAG_BY_FAMILY:  # struct inet_diag_msg
+                        (port,) = struct.unpack_from("!H", answer, start + 20)
+                        (inode,) = struct.unpack_from("=I", answer, start + 84)
+                        _add(rows, inode, answer[start + 24 : start + 24 + size], port)
+                    start += (length + 3) & ~3
+    return rows
+
+
+def _from_proc(pid: int | None) -> Rows:
+    rows: Rows = {}
+    for table in ("tcp", "tcp6"):
+        content = _read(f"/proc/{pid}/net/{table}") if pid is not None else None
+        if content is None:
+            content = _read(f"/proc/self/net/{table}") or b""
+        for line in content.splitlines()[1:]:
+            columns = line.split(None, 10)
+            if len(columns) > 9 and int(columns[3], 16) == _LISTEN:
+                host, port = columns[1].decode().split(":")
+                words = (int(host[start : start + 8], 16) for start in range(0, len(host), 8))
+                packed = b"".join(word.to_bytes(4, sys.byteorder) for word in words)
+                _add(rows, int(columns[9]), packed, int(port, 16))
+    return rows
+
+
+def _add(rows: Rows, inode: int, host: bytes, port: int) -> None:
+    if host != _DOCKER_DNS:
+        rows[inode] = host, port
+
+
+def ports(rows: Rows) -> list[int]:
+    """The ports of *rows*, each once, in order."""
+    return sorted({port for _, port in rows.values()})
+
+
+def urls(rows: Rows) -> list[str]:
+    """Each of *rows* as a ``tcp://`` address that this host can connect to."""
+    import socket
+
+    found = set()
+    for packed, port in rows.values():
+        host = socket.inet_ntop(socket.AF_INET if len(packed) == 4 else socket.AF_INET6, packed)
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+        found.add(f"tcp://[{host}]:{port}" if ":" in host else f"tcp://{host}:{port}")
+    return sorted(found)
+
+
+def family(app: int) -> list[int]:
+    """The app and every process under it, zombies left out.
+
+    In a container (PID 1 is the app's parent or grandparent) what the app left to PID 1 counts too: a daemon's parent
+    is gone, so it is told by being younger than the app.
+    """
+    parents: dict[int, int] = {}
+    births: dict[int, int] = {}
+    zombies: set[int] = set()
+    for name in os.listdir("/proc"):
+        if not name.isdigit():
+            continue
+        content = _read(f"/proc/{name}/stat")
+        if not content:
+            continue
+        fields = content.rpartition(b")")[2].split()
+        pid = int(name)
+        parents[pid] = int(fields[1])
+        births[pid] = int(fields[19])
+        if fields[0] in (b"Z", b"X"):
+            zombies.add(pid)
+    found = {app}
+    parent = parents.get(app, 0)
+    if app in births and 1 in (parent, parents.get(parent, 0)):
+        found.update(pid for pid, above in parents.items() if above == 1 and births[pid] >= births[app])
+    children: dict[int, list[int]] = {}
+    for pid, above in parents.items():
+        children.setdefault(above, []).append(pid)
+    queue = list(found)
+    while queue:
+        for pid in children.get(queue.pop(), []):
+            if pid not in found:
+                found.add(pid)
+                queue.append(pid)
+    return sorted(found - zombies)
+
+
+def of_app(app: int | None, rows: Rows) -> Rows:
+    """Those *rows* that belong to the app or to a process under it.
+
+    All of them where that cannot be seen: the app is not known, or the files of one of its processes may not be read
+    (another user's, as after gosu) and none of the others owns a row.
+    """
+    if app is None or not rows:
+        return rows
+    owned: set[int] = set()
+    hidden = False
+    for pid in family(app):
+        try:
+            owned.update(_sockets(pid))
+        except PermissionError:
+            hidden = True
+        except (FileNotFoundError, ProcessLookupError):
+            hidden = hidden or pid == app  # hidepid hides another user's process as a whole
+    mine = {inode: row for inode, row in rows.items() if inode in owned}
+    return rows if hidden and not mine else mine
+
+
+def _sockets(pid: int) -> list[int]:
+    """The inodes of the sockets that a process has open."""
+    inodes = []
+    directory = f"/proc/{pid}/fd"
+    for descriptor in os.listdir(directory):
+        try:
+            target = os.readlink(f"{directory}/{descriptor}")
+        except FileNotFoundError:  # closed meanwhile
+            continue
+        if target.startswith("socket:["):
+            inodes.append(int(target[8:-1]))
+    return inodes
+
+
+def _read(path: str) -> bytes | None:
+    """A file of /proc, None when it cannot be read: the process is gone, or there is no IPv6."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        chunks = []
+        while chunk := os.read(descriptor, _READ):
+            chunks.append(chunk)
+        return b"".join(chunks)
+    except OSError:
+        return None
+    finally:
+        os.close(descriptor)

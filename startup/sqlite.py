@@ -1,0 +1,404 @@
+"""An SQLite session for the processes of one host: the lock is a file beside the database, held with flock(2)."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import sqlite3
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
+from functools import cached_property
+from typing import Any, Literal, NoReturn
+
+from startup import log
+from startup.address import Address
+from startup.database import Holder, Row
+from startup.errors import Interrupted, LockLost, SettingError, TaskFailed, Unreachable
+from startup.watch import watching
+
+#: How long a statement waits for another connection's write to end, in seconds.
+BUSY = 60.0
+#: For so long SQLite itself waits, in C code, where no signal is heeded; in milliseconds.
+_BUSY_STEP = 200
+#: How often the lock is looked up while a command runs, in seconds.
+WATCH = 1.0
+_COMMITTED = (
+    "{verb} inside the task's transaction: its work and its ledger row could not commit together. Leave it out "
+    "(SAVEPOINT is allowed), or declare @task(transaction=False)"
+)
+
+
+def connect(address: Address, *, node: str = "") -> SqliteSession:
+    """Open the session. The file is made by the first statement that needs it.
+
+    Raises SettingError when its directory is missing, Unreachable when it may not be read or is no database.
+    """
+    directory = os.path.dirname(address.path)
+    if not os.path.isdir(directory):
+        raise SettingError(f"DATABASE_URL is '{address.masked}', but there is no directory {directory}: create it")
+    if os.path.isdir(address.path):
+        raise SettingError(f"DATABASE_URL is '{address.masked}', which is a directory: right would be a file in it")
+    session = SqliteSession(address, node)
+    if os.path.exists(address.path):
+        _ = session.connection
+    return session
+
+
+class Cursor(sqlite3.Cursor):
+    """A cursor that says why COMMIT and ROLLBACK are refused in a task's transaction."""
+
+    connection: Connection
+
+    def execute(self, sql: str, parameters: Any = (), /) -> Cursor:
+        try:
+            super().execute(sql, parameters)
+            return self
+        except sqlite3.DatabaseError as error:
+            if self.connection.denied and "not authorized" in str(error):
+                self.connection.refuse(self.connection.denied)
+            raise
+
+    def executescript(self, sql: str, /) -> Cursor:
+        if self.connection.inside:
+            self.connection.refuse("executescript()")
+        super().executescript(sql)
+        return self
+
+
+class Connection(sqlite3.Connection):
+    """sqlite3's connection, whose ways to commit are shut while :meth:`SqliteSession.transaction` is open."""
+
+    inside = False
+    #: What was refused there; it fails the task even if it swallows the error.
+    denied = ""
+
+    def guard(self) -> None:
+        """Shut them. Setting the authorizer makes SQLite prepare cached statements, so also COMMIT, afresh."""
+        self.inside, self.denied = True, ""
+        super().set_authorizer(self._authorize)
+
+    def _authorize(self, action: int, verb: str | None, *_: str | None) -> int:
+        if self.inside and action == sqlite3.SQLITE_TRANSACTION:
+            self.denied = verb or "COMMIT"
+            return sqlite3.SQLITE_DENY
+        return sqlite3.SQLITE_OK
+
+    def refuse(self, verb: str) -> NoReturn:
+        self.denied = verb
+        raise sqlite3.ProgrammingError(_COMMITTED.format(verb=verb))
+
+    def cursor(self, factory: Any = Cursor) -> Any:
+        return super().cursor(factory)
+
+    def execute(self, sql: str, parameters: Any = (), /) -> Any:
+        return self.cursor().execute(sql, parameters)
+
+    def commit(self) -> None:
+        if self.inside:
+            self.refuse("commit()")
+        super().commit()
+
+    def rollback(self) -> None:
+        if self.inside:
+            self.refuse("rollback()")
+        super().rollback()
+
+    def executescript(self, sql: str, /) -> Cursor:
+        if self.inside:
+            self.refuse("executescript()")
+        return super().executescript(sql)  # type: ignore[return-value]
+
+    def __enter__(self) -> Connection:
+        if self.inside:
+            self.refuse("'with connection:'")
+        return super().__enter__()
+
+    def set_authorizer(self, authorizer_callback: Any) -> None:
+        if self.inside:
+            self.refuse("set_authorizer()")
+        super().set_authorizer(authorizer_callback)
+
+
+class SqliteSession:
+    """See :class:`startup.database.Session`."""
+
+    dialect: Literal["sqlite"] = "sqlite"
+    #: The kernel frees the lock of a process that ended, at once.
+    dead_peer_seconds: float = 0.0
+    #: The lock file's descriptor while the lock is held: a command that inherits it keeps the lock until it ends.
+    lock_fd: int | None = None
+
+    def __init__(self, address: Address, node: str) -> None:
+        self.address = address
+        self._node = node
+        self._path = address.path
+        self._lock_path = os.path.realpath(address.path) + ".startup.lock"
+
+    @cached_property
+    def connection(self) -> Any:
+        try:
+            connection = sqlite3.connect(
+                self._path, timeout=BUSY, isolation_level=None, check_same_thread=False, factory=Connection
+            )
+            connection.execute("PRAGMA schema_version").fetchall()
+        except sqlite3.Error as error:
+            raise Unreachable(
+                f"the database at {self.address.masked} cannot be opened: {error}; right would be an SQLite file that "
+                f"this user (uid {os.geteuid()}) may read and write"
+            ) from error
+        return connection
+
+    @property
+    def read_only(self) -> str:
+        """Why nothing can be written through this session, in words; '' when it can."""
+        directory = os.path.dirname(self._path)
+        for path in (self._path, directory):  # SQLite makes its journal beside the file
+            if os.path.exists(path) and not os.access(path, os.W_OK):
+                return f"{path} is not writable for this user (uid {os.geteuid()})"
+        return ""
+
+    def qualify(self, name: str) -> str:
+        """*name* as an identifier in the main database, whatever was attached."""
+        return 'main."' + name.replace('"', '""') + '"'
+
+    def ensure_schema(self) -> None:
+        """SQLite has no schemas."""
+
+    def has_table(self, name: str) -> bool:
+        """Is there a table of this name? Asking makes no file."""
+        if not os.path.exists(self._path):
+            return False
+        return bool(self.execute("SELECT 1 FROM main.sqlite_master WHERE type = 'table' AND name = %s", [name]))
+
+    def columns(self, table: str) -> set[str]:
+        """The names of a table's columns."""
+        return {name for (name,) in self.execute("SELECT name FROM pragma_table_info(%s, 'main')", [table])}
+
+    # Work
+
+    def execute(self, sql: str, parameters: Sequence[object] = ()) -> list[Row]:
+        """Run one statement; its rows, or none."""
+        cursor = self.connection.cursor()
+        cursor.row_factory = None
+        try:
+            rows: list[Row] = cursor.execute(sql.replace("%s", "?"), tuple(parameters)).fetchall()
+            return rows
+        finally:
+            cursor.close()
+
+    @contextmanager
+    def transaction(self, before_commit: Callable[[], None] | None = None) -> Iterator[None]:
+        """BEGIN IMMEDIATE ... COMMIT, ROLLBACK when the block raises. Not nested.
+
+        *before_commit* runs in the same transaction after the block was found not to have committed by itself
+        (TaskFailed) nor to have lost the lock (LockLost). In the block every way to commit is refused.
+        """
+        connection: Connection = self.connection
+        if connection.in_transaction:
+            raise RuntimeError("a transaction is open already")
+        if why := self.read_only:  # BEGIN IMMEDIATE itself would not mind
+            raise self._cannot_write(why)
+        self._patiently(connection, "BEGIN IMMEDIATE")
+        try:
+            connection.guard()
+            yield
+            self._require_transaction(connection)
+            if before_commit is not None:
+                before_commit()
+            connection.inside = False
+            self._patiently(connection, "COMMIT")
+        except BaseException:
+            connection.inside = False
+            self._roll_back(connection)
+            raise
+
+    def _roll_back(self, connection: Connection) -> None:
+        """Left open, it would lock us out: so again where a late :meth:`cancel`, or a signal, strikes just here."""
+        struck: Interrupted | None = None
+        for _ in range(10):
+            try:
+                connection.execute("ROLLBACK")
+                break
+            except Interrupted as interrupted:
+                struck = interrupted
+            except sqlite3.Error as error:  # it may be rolled back already, or closed
+                if "interrupted" not in str(error):
+                    break
+        if struck is not None:
+            raise struck
+
+    def _require_transaction(self, connection: Connection) -> None:
+        if connection.denied:
+            raise TaskFailed(_COMMITTED.format(verb=connection.denied))
+        try:
+            rolled_back = not connection.in_transaction
+            connection.execute("SELECT 1")
+        except sqlite3.Error as error:
+            raise TaskFailed(f"the task closed the connection that it was given: {error}") from error
+        if rolled_back:  # ON CONFLICT ROLLBACK and RAISE(ROLLBACK) ask no authorizer
+            raise TaskFailed(_COMMITTED.format(verb="a rollback"))
+        if self.lock_fd is not None:
+            self.require_lock()
+
+    def _patiently(self, connection: Connection, statement: str) -> None:
+        """Run *statement*, again and again for BUSY seconds while others hold the file, and heed signals between."""
+        deadline = time.monotonic() + BUSY
+        connection.execute(f"PRAGMA busy_timeout = {_BUSY_STEP}")
+        try:
+            while True:
+                try:
+                    connection.execute(statement)
+                    return
+                except sqlite3.OperationalError as error:
+                    if "locked" in str(error) and time.monotonic() < deadline:
+                        continue
+                    raise self._cannot_write(str(error)) from error
+        finally:
+            with suppress(sqlite3.Error):
+                connection.execute(f"PRAGMA busy_timeout = {BUSY * 1000:.0f}")
+
+    def _cannot_write(self, why: str) -> Unreachable:
+        return Unreachable(f"the database at {self.address.masked} cannot be written to: {why}")
+
+    def reset(self) -> None:
+        """Undo what a task did to the connection (pragmas, ATTACH, temporary tables): the next one gets a new one."""
+        connection: Connection | None = self.__dict__.pop("connection", None)
+        if connection is None:
+            return
+        connection.inside = False
+        with suppress(sqlite3.ProgrammingError):  # the task has closed it
+            if connection.in_transaction:  # a signal may have struck before transaction() could roll back
+                self._roll_back(connection)
+        connection.close()
+
+    def blockers(self, pid: int | None = None) -> list[str]:
+        """SQLite does not tell."""
+        return []
+
+    def cancel(self) -> None:
+        """End the statement that runs now, from another thread. Never raises."""
+        connection: Connection | None = self.__dict__.get("connection")
+        if connection is not None:
+            with suppress(sqlite3.Error):
+                connection.interrupt()
+
+    def close(self) -> None:
+        """Close the session, and with it the lock (but for a child that holds the descriptor still)."""
+        self.reset()
+        if self.lock_fd is not None:
+            os.close(self.lock_fd)
+            self.lock_fd = None
+
+    # The lock
+
+    def try_lock(self) -> bool:
+        """One try, never a wait. True also when it is ours already. SettingError when there can be no lock file."""
+        if self.lock_fd is not None:
+            self.require_lock()
+            return True
+        fd = self._open_lock_file(create=True)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if not self._is_in_place(fd):  # it was replaced between open and flock: the next try takes the new one
+                os.close(fd)
+                return False
+        except BlockingIOError:
+            os.close(fd)
+            return False
+        except OSError as error:
+            os.close(fd)
+            raise self._no_lock_file(error) from error
+        self.lock_fd = fd
+        since = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+        content = json.dumps({"node": self._node, "pid": os.getpid(), "since": since})
+        with suppress(OSError):  # another user's file may be locked but not written
+            os.ftruncate(fd, 0)
+            os.pwrite(fd, content.encode(), 0)
+        return True
+
+    def unlock(self) -> None:
+        """Let the lock go, also for children that hold the descriptor; LockLost when it was not held any more.
+
+        The file stays: whoever removes it takes it away from one who has just opened it.
+        """
+        self.require_lock()
+        fd, self.lock_fd = self.lock_fd, None
+        assert fd is not None
+        with suppress(OSError):
+            os.ftruncate(fd, 0)
+        fcntl.flock(fd, fcntl.LOCK_UN)
+        os.close(fd)
+
+    def require_lock(self) -> None:
+        """LockLost unless this session holds the lock now, on the file that is now at that path."""
+        fd = self.lock_fd
+        if fd is None:
+            raise LockLost("the lock is not held")
+        if not self._is_in_place(fd):
+            raise self._lost(fd, f"{self._lock_path} was removed or replaced")
+        if self._is_free():
+            raise self._lost(fd, f"{self._lock_path} was unlocked")
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise self._lost(fd, f"another process has locked {self._lock_path}") from None
+
+    def _lost(self, fd: int, why: str) -> LockLost:
+        self.lock_fd = None
+        with suppress(OSError):
+            os.close(fd)
+        return LockLost(f"the lock is lost: {why}; another node may have taken over")
+
+    def _open_lock_file(self, create: bool) -> int:
+        try:
+            return os.open(self._lock_path, os.O_RDWR | os.O_CLOEXEC | (os.O_CREAT if create else 0), 0o666)
+        except PermissionError as error:
+            with suppress(OSError):
+                return os.open(self._lock_path, os.O_RDONLY | os.O_CLOEXEC)
+            raise self._no_lock_file(error) from error
+        except OSError as error:
+            raise self._no_lock_file(error) from error
+
+    def _no_lock_file(self, error: OSError) -> SettingError:
+        return SettingError(
+            f"DATABASE_URL is '{self.address.masked}', but {self._lock_path} cannot be locked ({error.strerror}): its "
+            f"directory must be writable for this user (uid {os.geteuid()}), and on a local file system"
+        )
+
+    def _is_in_place(self, fd: int) -> bool:
+        try:
+            return os.path.samestat(os.fstat(fd), os.stat(self._lock_path))
+        except OSError:
+            return False
+
+    def _is_free(self) -> bool:
+        """Can somebody else lock it? Tried on a descriptor of its own: flock(2) is bound to that, not to a process."""
+        try:
+            fd = os.open(self._lock_path, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            return True
+        try:
+            fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            return True
+        except OSError:
+            return False
+        finally:
+            os.close(fd)
+
+    def watch(self, on_lost: Callable[[], None]) -> AbstractContextManager[None]:
+        """While a command runs: look the lock up every second, and call *on_lost* once, on a thread, if it is gone."""
+        return watching(self.require_lock, on_lost, WATCH)
+
+    def holder(self) -> Holder | None:
+        """Who holds the lock, as the lock file tells it."""
+        if self.lock_fd is None and self._is_free():
+            return None
+        try:
+            with open(self._lock_path, encoding="utf-8") as file:
+                told = json.load(file)
+            return Holder(node=str(told["node"]), detail=f"pid {told['pid']}, since {told['since']}")
+        except (OSError, ValueError, LookupError, TypeError) as error:
+            log.debug(f"{self._lock_path} does not tell who holds it: {error}")
+            return Holder(node="", detail="")

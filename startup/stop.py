@@ -1,0 +1,46 @@
+"""The stop phases: tasks around the app's end, without lock or database, within one time limit."""
+
+from __future__ import annotations
+
+import time
+
+from startup import log
+from startup.database import Session
+from startup.errors import StartupError, TaskFailed
+from startup.interrupts import Interrupts
+from startup.plan import resolve
+from startup.runner import Runner
+from startup.settings import Settings
+from startup.state import State
+
+
+def run_stop_tasks(phase: str, settings: Settings, interrupts: Interrupts) -> int:
+    """Run the phase's tasks; STARTUP_HOOK_TIMEOUT seconds (0: no limit) are for all of them together.
+
+    A task that fails is named, and the next one runs: nothing may keep the app from being stopped.
+    """
+    plan = resolve(settings, phase)
+    for warning in (*plan.warnings, *plan.notes):
+        log.warn(warning)
+    plan.notes.clear()
+    limit = settings.hook_timeout
+    end = time.monotonic() + limit
+    failed = 0
+    for task in list(plan.tasks):
+        left = end - time.monotonic()
+        if limit and left <= 0:
+            log.warn(f"{phase} was over its {limit:g} s (STARTUP_HOOK_TIMEOUT): {task.name} did not run")
+            continue
+        if limit:
+            task.timeout = min(task.timeout or left, left)
+        one = Runner(settings, plan, State(""), interrupts, _no_database)
+        try:
+            one.run_one(task)
+        except StartupError as error:
+            failed = error.code
+            log.fail(f"{phase}: {error}")
+    return failed
+
+
+def _no_database() -> Session:
+    raise TaskFailed("no stop task has a database")

@@ -1,0 +1,189 @@
+"""Tasks as a user writes them in Python: the ``@task`` decorator, and the context that a task is given."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, overload
+
+Policy = Literal["always", "change", "release", "once", "local"]
+
+
+class Context:
+    """What a task may know and use.
+
+    ``connection`` is the session that holds the lock: a psycopg 3 connection, or one of sqlite3. What a task writes
+    there and its ledger row commit in one transaction, which the task itself must not end.
+    """
+
+    def __init__(self, *, task: str, phase: str, node: str, release: str, environ: dict[str, str]) -> None:
+        self.task = task
+        self.phase = phase
+        self.node = node
+        self.release = release
+        self.environ = environ
+        self._connection: Any = None
+
+    @property
+    def connection(self) -> Any:
+        """The database; RuntimeError for a task that has none (policy ``local``, stop phases)."""
+        if self._connection is None:
+            raise RuntimeError(f"task {self.task} has no database connection: tasks with the policy local run without")
+        return self._connection
+
+    def log(self, message: str) -> None:
+        """One line on stderr."""
+        from startup import log
+
+        log.say(f"{self.task}: {message}", task=self.task)
+
+
+Function = Callable[[Context], object]
+
+
+@dataclass(frozen=True)
+class Registered:
+    """A function that was marked with ``@task``."""
+
+    name: str
+    function: Function
+    policy: Policy = "always"
+    timeout: float | None = None
+    transaction: bool = True
+    files: Sequence[str] = ()
+
+
+#: Every @task function that has been imported.
+registry: dict[str, Registered] = {}
+
+
+@overload
+def task(function: Function, /) -> Function: ...
+@overload
+def task(
+    *,
+    name: str | None = None,
+    policy: Policy = "always",
+    timeout: float | None = None,
+    transaction: bool = True,
+    files: Sequence[str] = (),
+) -> Callable[[Function], Function]: ...
+def task(
+    function: Function | None = None,
+    /,
+    *,
+    name: str | None = None,
+    policy: Policy = "always",
+    timeout: float | None = None,
+    transaction: bool = True,
+    files: Sequence[str] = (),
+) -> Function | Callable[[Function], Function]:
+    """Make a function a startup task, named like the function unless *name* says otherwise.
+
+    *timeout* is in seconds (default: STARTUP_TIMEOUT; 0: no limit). *files* are what the policy ``change`` watches
+    beside the function's own source. ``transaction=False`` gives an autocommit connection: what the task does then
+    happens at least once, not exactly once. ValueError for a policy that is not known, a name that is taken, a timeout
+    that is no number of seconds, or a function that cannot be called with a Context.
+    """
+
+    def register(function: Function) -> Function:
+        from startup.settings import LONGEST, POLICIES, normal
+
+        known = normal(name or function.__name__)
+        if policy not in POLICIES:
+            raise ValueError(f"task {known}: policy is '{policy}': it must be one of {', '.join(POLICIES)}")
+        other = registry.get(known)
+        if other is not None and _place(other.function) != _place(function):
+            raise ValueError(f"task {known} is defined twice: in {_place(other.function)} and {_place(function)}")
+        if timeout is not None and not (isinstance(timeout, int | float) and 0 <= timeout <= LONGEST):
+            raise ValueError(f"task {known}: timeout is {timeout!r}: it must be a number of seconds (0: no limit)")
+        if why := not_callable(function):
+            raise ValueError(f"task {known}: {why}")
+        paths = (files,) if isinstance(files, str) else tuple(files)
+        registry[known] = Registered(known, function, policy, timeout, transaction, paths)
+        return function
+
+    return register if function is None else register(function)
+
+
+def not_callable(function: Function) -> str:
+    """Why *function* is no task: what its body does would not be done, or it cannot be called so; '' when it is one."""
+    import inspect
+
+    if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
+        return "it is an async function, which would not be awaited: use def, and asyncio.run() in it"
+    if inspect.isgeneratorfunction(function):
+        return "it is a generator, which would not be run: it must not yield"
+    try:
+        inspect.signature(function).bind(None)
+    except TypeError as error:
+        return f"it must take one argument, the Context ({error})"
+    except ValueError:  # written in C, without a signature
+        pass
+    return ""
+
+
+def _place(function: Function) -> str:
+    code = getattr(function, "__code__", None)
+    return f"{code.co_filename}, line {code.co_firstlineno}" if code else repr(function)
+
+
+@dataclass
+class Task:
+    """One step of a plan, resolved: what runs, how often, and for how long at the most (seconds; 0: no limit)."""
+
+    name: str
+    kind: Literal["function", "command", "hook", "migrate", "users"]
+    policy: Policy
+    source: str  # where it was found, for a person
+    command: str = ""  # a command line for sh -c, or a hook's path
+    function: Function | None = None
+    timeout: float = 0
+    transaction: bool = True
+    files: Sequence[str] = ()
+    description: str = ""
+    data: Any = field(default=None, repr=False)  # the migrations' catalog, the users
+
+    @property
+    def clustered(self) -> bool:
+        """Does it need the lock?"""
+        return self.policy != "local"
+
+    @property
+    def transactional(self) -> bool:
+        """Does it commit together with its ledger row, and so happen exactly once?"""
+        return self.kind in ("function", "users") and self.transaction
+
+    def content(self) -> str:
+        """A checksum of what the task is: its definition and the files that it declares. OSError for a missing file."""
+        digest = hashlib.sha256(self.kind.encode())
+        digest.update(self.definition.encode())
+        for path in (self.command, *self.files) if self.kind == "hook" else self.files:
+            with open(path, "rb") as file:
+                content = file.read()
+            digest.update(b"\0%d\0" % len(content) + content)
+        return digest.hexdigest()
+
+    @property
+    def definition(self) -> str:
+        """What the task is, apart from files: a command line, a function's source, the table that the users go to."""
+        if self.kind == "function":
+            return _source(self.function)
+        return "" if self.kind == "hook" else self.command
+
+
+def _source(function: Any) -> str:
+    """The source, the same at each boot: never a repr(), which may hold an address in memory."""
+    import functools
+    import inspect
+    import marshal
+
+    if isinstance(function, functools.partial):
+        return f"{_source(function.func)} {function.args} {sorted(function.keywords.items())}"
+    what = function if hasattr(function, "__code__") or inspect.ismethod(function) else type(function)
+    try:
+        return inspect.getsource(what)
+    except (OSError, TypeError):  # no source at hand: compiled, or made at run time
+        code = getattr(function, "__code__", None)
+        return marshal.dumps(code).hex() if code else f"{what.__module__}.{what.__qualname__}"
