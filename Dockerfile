@@ -1,0 +1,37 @@
+# Two images in one file:
+#   docker build --target base -t startup-tasks .   the product alone, to build on: FROM startup-tasks
+#   docker build -t startup-demo .                  the demo that compose.yaml runs
+
+# A virtual environment of its own, so that what an app installs never changes what the tasks run on, or the
+# other way round; it sees the image's packages too, so that a task may import the app.
+FROM python:3.13-slim-trixie AS build
+WORKDIR /src
+COPY pyproject.toml README.md LICENSE entrypoint.sh ./
+COPY bin bin
+COPY startup startup
+RUN python -m venv --without-pip --system-site-packages /opt/startup \
+ && pip --python /opt/startup/bin/python install --no-cache-dir --no-compile . \
+ && /opt/startup/bin/python -m compileall -q -j 0 --invalidation-mode unchecked-hash /opt/startup/lib
+
+FROM python:3.13-slim-trixie AS base
+COPY --from=build /opt/startup /opt/startup
+# /app and /run/startup are writable for the group root, which a random user id (--user 12345) belongs to
+RUN ln -s /opt/startup/bin/startup /opt/startup/bin/startup-entrypoint /usr/local/bin/ \
+ && useradd --uid 10001 --user-group --create-home --shell /usr/sbin/nologin app \
+ && install -d -o app -g root -m 0775 /app /run/startup
+WORKDIR /app
+USER 10001
+ENTRYPOINT ["startup-entrypoint"]
+# migrations may take hours: until the start period is over a failed check only means "starting"
+HEALTHCHECK --start-period=24h --start-interval=1s --interval=10s --timeout=5s --retries=3 \
+    CMD ["startup-entrypoint", "startup", "health"]
+
+FROM base AS demo
+USER root
+RUN pip install --no-cache-dir 'psycopg[binary]>=3.2' 'starlette>=0.40' 'uvicorn>=0.30'
+USER 10001
+COPY migrations migrations
+COPY seeds seeds
+COPY examples/demo/app.py ./
+EXPOSE 8000
+CMD ["uvicorn", "--host", "0.0.0.0", "--port", "8000", "app:app"]

@@ -1,0 +1,3 @@
+DROP INDEX users_plan;
+ALTER TABLE users DROP COLUMN plan;
+DROP TABLE plans;
