@@ -1,0 +1,147 @@
+"""Takes guards out of a node, one by one: what a test of a guarantee must then see broken."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from startup import cluster, execution, ledger, migrations, postgres, postgres_connect, runner, sqlite, waiting
+
+replace: Callable[[Any, str, Any], None] = setattr
+
+
+def the_lock() -> None:
+    """Everybody has it."""
+    for session in (postgres.PostgresSession, sqlite.SqliteSession):
+        for name in ("try_lock", "require_lock", "unlock"):
+            replace(session, name, lambda self: True)
+    replace(postgres.PostgresSession, "_lock_is_ours", property(lambda self: "true", lambda self, value: None))
+
+
+def the_look_under_the_lock() -> None:
+    """Done now?"""
+    replace(runner.Runner, "_is_done", lambda self, task, entry: False)
+
+
+def one_transaction() -> None:
+    """A task's work commits before its ledger row does."""
+    for session in (postgres.PostgresSession, sqlite.SqliteSession):
+        whole = session.transaction
+
+        @contextmanager
+        def transaction(
+            self: Any, before_commit: Callable[[], None] | None = None, whole: Any = whole
+        ) -> Iterator[None]:
+            with whole(self):
+                yield
+            if before_commit:
+                before_commit()
+
+        replace(session, "transaction", transaction)
+
+
+def the_lock_is_looked_up() -> None:
+    """Before a commit and after each task."""
+    replace(postgres.PostgresSession, "require_lock", lambda self: None)
+    replace(postgres.PostgresSession, "_lock_is_ours", property(lambda self: "true", lambda self, value: None))
+
+
+def the_watch() -> None:
+    """Over the lock while a command runs."""
+
+    @contextmanager
+    def watch(self: Any, on_lost: Callable[[], None]) -> Iterator[None]:
+        yield
+
+    replace(postgres.PostgresSession, "watch", watch)
+
+
+def the_wait_for_the_vanished() -> None:
+    replace(waiting, "for_vanished", lambda cluster, say: None)
+
+
+def failing_with_the_runner() -> None:
+    replace(waiting.Waiting, "_fail_with", lambda self, run: None)
+
+
+def the_memory_of_failures() -> None:
+    """A run that follows hides the one that failed."""
+    old = ledger.Run.failed_since
+    replace(
+        ledger.Run,
+        "failed_since",
+        lambda self, before: old(ledger.Run(**{**self.__dict__, "failed_epoch": 0, "failure": ""}), before),
+    )
+
+
+def polling() -> None:
+    """pg_advisory_lock instead."""
+
+    def try_lock(self: Any) -> bool:
+        self.execute(f"SELECT pg_catalog.pg_advisory_lock({self._key})")
+        self._held = True
+        return True
+
+    replace(postgres.PostgresSession, "try_lock", try_lock)
+
+
+def the_reset() -> None:
+    """After each task."""
+    replace(postgres.PostgresSession, "reset", lambda self: None)
+    postgres._RESTORE = ""
+
+
+def the_pooler_check() -> None:
+    replace(postgres.PostgresSession, "_refuse_pooler", lambda self, allowed: None)
+    replace(postgres.PostgresSession, "_require_backend", lambda self, pid: None)
+
+
+def keepalives() -> None:
+    """TCP's own, of two hours."""
+    settings = postgres_connect.session_settings
+    replace(
+        postgres,
+        "session_settings",
+        lambda *arguments: {name: value for name, value in settings(*arguments).items() if not name.startswith("tcp_")},
+    )
+
+
+def patience_with_what_runs() -> None:
+    """What is not finished counts as interrupted, whoever is at it."""
+    old = cluster.Cluster.migrated
+
+    def migrated(self: Any, task: Any) -> bool:
+        state = migrations.pending(self.session, task.data)
+        migrations.review(self.session, task.data, state, drift="fail", warn=self.warn_once)
+        return old(self, task)
+
+    replace(cluster.Cluster, "migrated", migrated)
+
+
+def making_tables_one_by_one() -> None:
+    """Two namespaces make the ledger at once."""
+    execute = postgres.PostgresSession.execute
+
+    def unserialised(self: Any, sql: str, parameters: Any = ()) -> Any:
+        return [] if "pg_advisory_xact_lock" in sql else execute(self, sql, parameters)
+
+    replace(postgres.PostgresSession, "execute", unserialised)
+
+
+def connecting_again() -> None:
+    def gone(self: Any) -> None:
+        raise SystemExit(99)
+
+    replace(waiting.Waiting, "_reconnect", gone)
+
+
+def the_locks_descriptor() -> None:
+    """SQLite: a command does not keep the lock."""
+    old = execution.Execution._command
+    replace(execution.Execution, "_command", lambda self, task, lock_fd=None: old(self, task))
+
+
+def take_out(name: str) -> None:
+    """Take the guard *name* out of this process."""
+    globals()[name]()

@@ -1,0 +1,58 @@
+"""Many nodes at once: each task once, in order, and everybody is ready."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from tests.cluster.nodes import Project
+
+Query = Callable[[str, str], list[tuple[Any, ...]]]
+LIST = "migrate plans prices command@once"
+MIGRATIONS = 20
+STEPS = [f"{number:04}" for number in range(1, MIGRATIONS + 1)]
+
+
+def server_errors(log: str) -> list[str]:
+    return [line for line in log.splitlines() if "ERROR:" in line or "FATAL:" in line or "PANIC:" in line]
+
+
+class TestFiftyNodes:
+    @pytest.mark.timeout(1800)
+    def test_each_migration_and_task_runs_once_in_order_and_all_end_ready(
+        self, make_project: Callable[[str], Project], server: Any, rounds: int
+    ) -> None:
+        for _ in range(rounds):
+            name = server.new_database()
+            before = len(server.log())
+            project = make_project(server.url(name))
+            project.migrations(MIGRATIONS)
+            nodes = [project.start(f"node{number}", LIST) for number in range(50)]
+            assert [node.wait(120) for node in nodes] == [0] * 50, nodes
+            assert project.trace() == [*STEPS, "plans", "prices"]
+            assert [line.split()[0] for line in project.commands()] == ["start", "end"]
+            ledger = project.query("SELECT task, state, count(*) FROM startup_ledger GROUP BY 1, 2 ORDER BY 1")
+            assert ledger == [("command", "done", 1), ("plans", "done", 1), ("prices", "done", 1)]
+            assert project.query("SELECT count(*) FROM _yoyo_migration") == [(MIGRATIONS,)]
+            assert project.query("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'") == [(0,)]
+            assert not [node for node in nodes if "error" in node.log().lower()]
+            assert server_errors(server.log()[before:]) == []
+            server.drop_database(name)
+
+    def test_as_programs_of_their_own(self, any_project: Project) -> None:
+        any_project.migrations(3)
+        nodes = [any_project.start(f"node{number}", LIST, real=True) for number in range(8)]
+        assert [node.wait(60) for node in nodes] == [0] * 8, nodes
+        assert any_project.trace() == ["0001", "0002", "0003", "plans", "prices"]
+        assert [line.split()[0] for line in any_project.commands()] == ["start", "end"]
+
+
+def test_twenty_processes_on_one_sqlite_file(make_project: Callable[[str], Project], sqlite_url: str) -> None:
+    project = make_project(sqlite_url)
+    project.migrations(MIGRATIONS)
+    nodes = [project.start(f"node{number}", LIST) for number in range(20)]
+    assert [node.wait(60) for node in nodes] == [0] * 20, nodes
+    assert project.trace() == [*STEPS, "plans", "prices"]
+    assert [line.split()[0] for line in project.commands()] == ["start", "end"]

@@ -1,0 +1,379 @@
+"""Section 7 of the contract: each verb, in a process of its own, on PostgreSQL and on SQLite; its lines and its code."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+BOTH = pytest.mark.parametrize("url", ["postgresql", "sqlite"], indirect=True)
+
+
+@pytest.fixture
+def url(request: pytest.FixtureRequest) -> str:
+    kind = getattr(request, "param", "postgresql")
+    address: str = request.getfixturevalue("database_url" if kind == "postgresql" else "sqlite_url")
+    return address
+
+
+@pytest.fixture
+def image(startup: Any, url: str) -> Any:
+    """Two migrations, two users, a database of its own."""
+    startup.write("migrations/0001_users.sql", "CREATE TABLE users (email text PRIMARY KEY, name text);\n")
+    startup.write("migrations/0001_users.rollback.sql", "DROP TABLE users;\n")
+    startup.write("migrations/0002_plans.sql", "CREATE TABLE plans (id int);\n")
+    startup.write("migrations/0002_plans.rollback.sql", "DROP TABLE plans;\n")
+    startup.write("seeds/users.csv", "email,name\na@example.com,A\n")
+    startup.environ |= {"DATABASE_URL": url, "STARTUP_NODE": "node-a", "STARTUP_TASKS": "migrate insert_users"}
+    return startup
+
+
+def ok(image: Any, *verb: str, **environ: str) -> str:
+    done = image(*verb, **environ)
+    assert done.returncode == 0, done.stderr
+    return str(done.stdout)
+
+
+def tables(image: Any, query: Any) -> set[str]:
+    url = image.environ["DATABASE_URL"]
+    if url.startswith("sqlite"):
+        path = url.removeprefix("sqlite:///")
+        return {n for (n,) in query(url, "SELECT name FROM sqlite_master")} if os.path.exists(path) else set()
+    return {name for (name,) in query(url, "SELECT tablename FROM pg_tables WHERE schemaname = 'public'")}
+
+
+# ------------------------------------------------------------------------------------------------------ init, run
+
+
+@BOTH
+@pytest.mark.parametrize("verb", [("init",), ()])
+def test_init_which_is_the_default_runs_the_post_start_list_and_exits(image: Any, query: Any, verb: Any) -> None:
+    done = image(*verb)
+    assert done.returncode == 0 and done.stdout == ""
+    assert query(image.environ["DATABASE_URL"], "SELECT email FROM users") == [("a@example.com",)]
+    again = image(*verb)
+    assert again.returncode == 0 and "nothing to do" in again.stderr
+
+
+@BOTH
+def test_run_runs_what_it_names_under_the_same_ledger(image: Any, query: Any) -> None:
+    settings = {"STARTUP_TASK_ONE": "echo one >>ran", "STARTUP_TASK_TWO": "echo two >>ran"}
+    for _ in range(2):
+        ok(image, "run", "two@once", "One", **settings)
+    assert (image.directory / "ran").read_text().split() == ["two", "one", "one"]
+    assert "users" not in tables(image, query)
+    assert "done already" in image("init", STARTUP_TASKS="two@once", **settings).stderr
+
+
+@BOTH
+def test_run_of_an_unknown_task_is_78_and_of_none_a_usage_error(image: Any) -> None:
+    done = image("run", "migrat")
+    assert done.returncode == 78 and "migrate" in done.stderr
+    assert image("run").returncode == 2
+
+
+def test_a_wrong_verb_is_a_usage_error_that_lists_the_verbs(startup: Any) -> None:
+    done = startup("frobnicate")
+    assert done.returncode == 2
+    for verb in ("init", "run", "ping", "plan", "status", "health", "describe", "forget", "rollback"):
+        assert verb in done.stderr
+    assert startup("--version").stdout.startswith("startup-tasks ")
+
+
+# ----------------------------------------------------------------------------------------------------------- ping
+
+
+def test_ping_is_0_when_answered_and_1_when_not_yet(startup: Any, free_port: int) -> None:
+    settings = {"STARTUP_PING": f"tcp://127.0.0.1:{free_port}"}
+    done = startup("ping", **settings)
+    assert done.returncode == 1 and "refused" in done.stdout
+    with socket.create_server(("127.0.0.1", free_port)):
+        assert startup("ping", **settings).returncode == 0
+        assert startup("ping", "--wait", **settings).returncode == 0
+
+
+def test_ping_wait_is_124_over_the_time_limit(startup: Any, free_port: int) -> None:
+    settings = {"STARTUP_PING": f"tcp://127.0.0.1:{free_port}", "STARTUP_PING_TIMEOUT": "0.3"}
+    assert startup("ping", "--wait", **settings).returncode == 124
+    assert startup("ping", "--wait", STARTUP_PING="none").returncode == 0
+
+
+# ----------------------------------------------------------------------------------------------------------- plan
+
+
+@BOTH
+def test_plan_says_what_would_run_and_why_not_the_rest_and_changes_nothing(image: Any, query: Any) -> None:
+    settings = {
+        "STARTUP_TASKS": "migrate insert_users seed@once warm@local skipped",
+        "STARTUP_TASK_SEED": "touch ran",
+        "STARTUP_TASK_WARM": "touch ran",
+        "STARTUP_TASK_SKIPPED": "touch ran",
+        "STARTUP_SKIP_TASKS": "skipped",
+    }
+    said = ok(image, "plan", **settings)
+    for words in (
+        *("1. migrate", "2 of 2 migrations are pending", "0001_users", "CREATE TABLE plans", "2. insert_users"),
+        *("3. seed (once", "4. warm (local", "skipped is left out", "STARTUP_SKIP_TASKS"),
+    ):
+        assert words in said, words
+    assert tables(image, query) == set() and not (image.directory / "ran").exists()
+    if image.environ["DATABASE_URL"].startswith("sqlite"):
+        assert not list(image.directory.glob("test.db*"))
+
+
+@BOTH
+def test_plan_after_init_says_that_all_is_done(image: Any) -> None:
+    ok(image, "init")
+    said = ok(image, "plan")
+    assert "nothing is pending" in said and "insert_users" in said and "is done already" in said
+
+
+def test_plan_of_nothing_says_so(startup: Any) -> None:
+    assert "nothing would run" in ok(startup, "plan", STARTUP_TASKS="none")
+
+
+# --------------------------------------------------------------------------------------------------------- status
+
+
+@BOTH
+def test_status_before_anything_ran_shows_what_is_pending_and_makes_nothing(image: Any, query: Any) -> None:
+    said = ok(image, "status")
+    assert "0 applied, 2 pending" in said and "0002_plans" in said and "free" in said
+    assert tables(image, query) == set()
+    found = json.loads(ok(image, "status", "--json"))
+    assert found["migrations"]["pending"] == ["0001_users", "0002_plans"]
+    assert found["lock"] is None and found["run"] is None and found["ledger"] == []
+
+
+@BOTH
+def test_status_shows_migrations_ledger_and_the_last_run(image: Any) -> None:
+    ok(image, "init", STARTUP_RELEASE="7")
+    said = ok(image, "status")
+    for words in ("2 applied, 0 pending", "insert_users", "change", "done", "node-a", "free"):
+        assert words in said
+    found = json.loads(ok(image, "status", "--json"))
+    assert found["migrations"]["applied"] == ["0001_users", "0002_plans"]
+    (entry,) = found["ledger"]
+    assert (entry["task"], entry["policy"], entry["state"], entry["node"], entry["release"]) == (
+        *("insert_users", "change", "done", "node-a", "7"),
+    )
+    assert found["run"]["state"] == "done" and found["run"]["node"] == "node-a"
+
+
+@BOTH
+def test_status_shows_a_failure_and_its_error(image: Any) -> None:
+    assert image("init", STARTUP_TASKS="bad", STARTUP_TASK_BAD="exit 3").returncode == 70
+    found = json.loads(ok(image, "status", "--json"))
+    assert found["run"]["state"] == "failed" and "exit code 3" in found["run"]["error"]
+    assert found["ledger"][0]["state"] == "failed"
+    assert "exit code 3" in ok(image, "status")
+
+
+@BOTH
+def test_status_shows_drift_and_what_the_image_does_not_know(image: Any) -> None:
+    ok(image, "init")
+    image.write("migrations/0001_users.sql", "CREATE TABLE users (other text);\n")
+    (image.directory / "migrations/0002_plans.sql").unlink()
+    found = json.loads(ok(image, "status", "--json"))["migrations"]
+    assert found["drifted"] == ["0001_users"] and found["unknown"] == ["0002_plans"]
+
+
+@pytest.fixture
+def holding(image: Any, wait_until: Any) -> Any:
+    """A node that holds the lock in a task named ``hold``, until the file ``go`` is there."""
+    hold = "touch there; while [ ! -e go ]; do sleep 0.05; done"
+    process = image.start("init", STARTUP_TASKS="hold", STARTUP_TASK_HOLD=hold, STARTUP_NODE="node-b")
+    wait_until((image.directory / "there").exists)
+    return process
+
+
+@BOTH
+def test_status_names_the_node_that_holds_the_lock_and_its_task(image: Any, holding: Any) -> None:
+    found = json.loads(ok(image, "status", "--json"))
+    assert found["lock"]["node"] == "node-b" and "pid" in found["lock"]["detail"]
+    assert found["run"]["state"] == "running" and found["run"]["task"] == "hold"
+    said = ok(image, "status")
+    assert "node-b holds it" in said and "hold" in said
+
+
+@BOTH
+def test_status_tells_a_run_whose_node_vanished_from_one_that_goes_on(image: Any, wait_until: Any) -> None:
+    image.write(
+        "tasks.py",
+        "import os, signal\nfrom startup import task\n@task\ndef die(context):\n    os.kill(os.getpid(), signal.SIGKILL)\n",
+    )
+    assert image("init", STARTUP_TASKS="tasks:die").returncode == -9
+    wait_until(lambda: json.loads(ok(image, "status", "--json"))["lock"] is None)
+    assert json.loads(ok(image, "status", "--json"))["run"]["state"] == "vanished"
+
+
+def test_status_shows_what_blocks_the_node_that_holds_the_lock(image: Any, query: Any, wait_until: Any) -> None:
+    import psycopg
+
+    ok(image, "init")
+    with psycopg.connect(image.environ["DATABASE_URL"], application_name="blocking-app") as blocker:
+        blocker.execute("LOCK TABLE plans")
+        image.write(
+            "tasks.py",
+            "from startup import task\n@task\ndef wait(context):\n"
+            "    context.connection.execute('INSERT INTO plans VALUES (1)')\n",
+        )
+        image.start("init", STARTUP_TASKS="tasks:wait")
+
+        def blocked_by() -> Any:
+            lock = json.loads(ok(image, "status", "--json"))["lock"]
+            return lock and lock["blocked_by"]
+
+        (line,) = wait_until(blocked_by)
+        assert "blocking-app" in line and "LOCK TABLE plans" in line and "pid" in line
+        assert "blocking-app" in ok(image, "status")
+
+
+# --------------------------------------------------------------------------------------------------------- health
+
+
+def test_health_without_an_entrypoint_is_1_and_says_so(startup: Any, tmp_path: Path) -> None:
+    done = startup("health", STARTUP_STATE_DIR=str(tmp_path))
+    assert (done.returncode, done.stdout) == (1, "not running\n")
+
+
+def test_health_is_the_phase_in_one_line_and_0_only_when_ready(startup: Any, tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    state.mkdir()
+    since = Path(f"/proc/{os.getpid()}/stat").read_text().rpartition(")")[2].split()[19]
+    (state / "pid").write_text(f"{os.getpid()} {since}\n")
+    (state / "phase").write_text("running task 1 of 2, migrate,\n")
+    done = startup("health", STARTUP_STATE_DIR=str(state))
+    assert (done.returncode, done.stdout) == (1, "running task 1 of 2, migrate,\n")
+    (state / "phase").write_text("ready\n")
+    (state / "ready").touch()
+    assert startup("health", STARTUP_STATE_DIR=str(state)).returncode == 0
+    (state / "pid").write_text(f"{os.getpid()} 1\n")  # the pid is another process's by now
+    assert startup("health", STARTUP_STATE_DIR=str(state)).returncode == 1
+
+
+# ------------------------------------------------------------------------------------------------------- describe
+
+
+def test_describe_shows_tasks_hooks_and_settings_with_where_they_came_from(image: Any) -> None:
+    image.write("hooks/post_start.d/10-warm.local.sh", "#!/bin/sh\n# Warms the cache.\n", 0o755)
+    image.write(".env", "STARTUP_RELEASE=7\n")
+    settings = {
+        "STARTUP_HOOKS_DIR": str(image.directory / "hooks"),
+        "STARTUP_DOTENV": ".env",
+        "STARTUP_PRE_STOP": "drain",
+        "STARTUP_TASK_DRAIN": "sleep 1",
+    }
+    said = ok(image, "describe", **settings)
+    for words in (
+        *("migrate", "insert_users (change", "warm (local", "10-warm.local.sh", "Warms the cache."),
+        *("drain", "STARTUP_TASK_DRAIN", "sleep 1", "STARTUP_RELEASE=7  (.env)", "STARTUP_ROLE=auto  (default)"),
+        *("STARTUP_NODE=node-a  (environment)", "***"),
+    ):
+        assert words in said, words
+    found = json.loads(ok(image, "describe", "--json", **settings))
+    assert found["settings"]["STARTUP_RELEASE"] == {"value": "7", "from": ".env"}
+    assert [task["name"] for task in found["tasks"]["post_start"]] == ["migrate", "insert_users", "warm"]
+    assert found["tasks"]["pre_stop"][0]["policy"] == "local"
+    assert "***" in found["settings"]["DATABASE_URL"]["value"]
+
+
+def test_describe_needs_no_database_and_shows_faults(image: Any) -> None:
+    ok(image, "describe", DATABASE_URL="postgresql://127.0.0.1:1/a")
+    done = image("describe", "--json", STARTUP_TIMEOUT="soon", STARTUP_PRE_STOP="nope")
+    assert done.returncode == 78
+    assert len(json.loads(done.stdout)["faults"]) == 2
+    done = image("describe", STARTUP_TIMEOUT="soon")
+    assert done.returncode == 78 and "'soon'" in done.stderr and "STARTUP_ROLE=auto" in done.stdout
+
+
+# --------------------------------------------------------------------------------------------------------- forget
+
+
+@BOTH
+def test_forget_takes_a_task_out_of_the_ledger_whatever_its_keys(image: Any, query: Any) -> None:
+    for release in "12":
+        ok(image, "run", "a@release", STARTUP_TASK_A="true", STARTUP_RELEASE=release)
+    ok(image, "forget", "A")
+    assert query(image.environ["DATABASE_URL"], "SELECT * FROM startup_ledger") == []
+
+
+@BOTH
+def test_forget_of_what_is_not_there_is_78_with_what_is(image: Any) -> None:
+    assert image("forget", "a").returncode == 78
+    ok(image, "run", "a", STARTUP_TASK_A="true")
+    done = image("forget", "b")
+    assert done.returncode == 78 and "'b'" in done.stderr and "a" in done.stderr
+    done = image("forget", "migrate")
+    assert done.returncode == 78 and "rollback" in done.stderr
+
+
+@BOTH
+def test_forget_keeps_to_its_namespace(image: Any, query: Any) -> None:
+    for namespace in ("default", "other"):
+        ok(image, "run", "a", STARTUP_TASK_A="true", STARTUP_NAMESPACE=namespace)
+    ok(image, "forget", "a", STARTUP_NAMESPACE="other")
+    assert query(image.environ["DATABASE_URL"], "SELECT namespace FROM startup_ledger") == [("default",)]
+
+
+# ------------------------------------------------------------------------------------------------------- rollback
+
+
+@BOTH
+def test_rollback_takes_back_the_newest_migrations(image: Any, query: Any) -> None:
+    ok(image, "init")
+    done = image("rollback")
+    assert done.returncode == 0 and "0002_plans" in done.stderr
+    assert "plans" not in tables(image, query) and "users" in tables(image, query)
+    ok(image, "init")
+    done = image("rollback", "--count", "2")
+    assert done.returncode == 0 and done.stderr.index("0002_plans") < done.stderr.index("0001_users")
+    assert not {"users", "plans"} & tables(image, query)
+
+
+@BOTH
+def test_rollback_of_nothing_says_so(image: Any) -> None:
+    done = image("rollback")
+    assert done.returncode in (0, 70) and done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("count", ["0", "-1", "all", "1.5"])
+def test_a_wrong_count_is_a_usage_error(startup: Any, count: str) -> None:
+    done = startup("rollback", "--count", count)
+    assert done.returncode == 2 and count in done.stderr
+
+
+@BOTH
+@pytest.mark.parametrize("verb", [("forget", "hold"), ("rollback",)])
+def test_what_changes_something_needs_the_lock_and_is_75_while_another_node_has_it(
+    image: Any, holding: Any, verb: tuple[str, ...]
+) -> None:
+    done = image(*verb)
+    assert done.returncode == 75 and "node-b" in done.stderr
+
+
+# --------------------------------------------------------------------------------------- the database, exit codes
+
+
+@pytest.mark.parametrize("verb", ["init", "status", "rollback"])
+def test_a_database_that_does_not_answer_in_time_is_69(image: Any, free_port: int, verb: str) -> None:
+    settings = {"DATABASE_URL": f"postgresql://127.0.0.1:{free_port}/a", "STARTUP_DATABASE_TIMEOUT": "0.5"}
+    done = image(verb, **settings)
+    assert done.returncode == 69 and f"127.0.0.1:{free_port}" in done.stderr
+
+
+@pytest.mark.parametrize("verb", ["status", "rollback", "forget x", "init", "plan"])
+def test_no_database_where_one_is_needed_is_78(image: Any, verb: str) -> None:
+    done = image(*verb.split(), DATABASE_URL="")
+    assert done.returncode == 78 and "DATABASE_URL" in done.stderr
+
+
+def test_a_reader_that_has_seen_enough_is_no_error(image: Any) -> None:
+    process = image.start("describe")
+    process.stdout.close()
+    assert process.wait(20) == 0
+    assert process.stderr.read() == ""

@@ -1,0 +1,157 @@
+"""How DATABASE_URL is read."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from startup import log
+from startup.address import parse
+
+
+@pytest.fixture(autouse=True)
+def fresh_secrets() -> Iterator[None]:
+    log._secrets.clear()
+    yield
+    log._secrets.clear()
+
+
+@pytest.mark.parametrize("scheme", ["postgresql", "postgres", "postgresql+psycopg", "postgres+asyncpg", "PostgreSQL"])
+def test_every_spelling_of_the_scheme_means_postgresql(scheme: str) -> None:
+    address = parse(f"{scheme}://app:pw-7@db:6543/shop")
+    assert address.dialect == "postgresql"
+    assert address.conninfo == {"user": "app", "password": "pw-7", "host": "db", "port": "6543", "dbname": "shop"}
+    assert address.masked == "postgresql://app:***@db:6543/shop"
+
+
+@pytest.mark.parametrize(
+    ("url", "conninfo"),
+    [
+        ("postgresql://", {}),
+        ("postgresql:///shop", {"dbname": "shop"}),
+        ("postgresql://db", {"host": "db"}),
+        ("postgresql://db/shop", {"host": "db", "dbname": "shop"}),
+        ("postgresql://app@/shop?host=/run/pg", {"user": "app", "host": "/run/pg", "dbname": "shop"}),
+        ("postgresql://%2Frun%2Fpg/shop", {"host": "/run/pg", "dbname": "shop"}),
+        ("postgresql://a%40b:p%2Fq%3F%23%25@/s%20p", {"user": "a@b", "password": "p/q?#%", "dbname": "s p"}),
+        ("postgresql://app:p+q@db/x", {"user": "app", "password": "p+q", "host": "db", "dbname": "x"}),
+        ("postgresql://app:p@q@db/x", {"user": "app", "password": "p@q", "host": "db", "dbname": "x"}),
+        ("postgresql://[::1]:5433/x", {"host": "::1", "port": "5433", "dbname": "x"}),
+        ("postgresql://a:1,b:2,[::1]/x", {"host": "a,b,::1", "port": "1,2,", "dbname": "x"}),
+        ("postgresql:///x?host=a:1&host=b:2", {"host": "a,b", "port": "1,2", "dbname": "x"}),
+        ("postgresql:///x?host=::1&port=7", {"host": "::1", "port": "7", "dbname": "x"}),
+        ("postgresql:///x?host=a,b&port=7", {"host": "a,b", "port": "7", "dbname": "x"}),
+        ("postgresql://db:5/x?host=other", {"host": "other", "port": "5", "dbname": "x"}),
+        ("postgresql:///x?sslmode=verify-full&user=u", {"sslmode": "verify-full", "user": "u", "dbname": "x"}),
+        ("postgresql:///x?options=-c%20geqo%3Doff", {"options": "-c geqo=off", "dbname": "x"}),
+        ("postgresql:///x?ssl=true", {"sslmode": "require", "dbname": "x"}),
+        ("postgresql+asyncpg:///x?ssl=verify-ca", {"sslmode": "verify-ca", "dbname": "x"}),
+    ],
+)  # fmt: skip
+def test_an_address_becomes_libpq_keywords(url: str, conninfo: dict[str, str]) -> None:
+    assert parse(url).conninfo == conninfo
+
+
+def test_schema_is_kept_apart_and_parameters_of_other_tools_are_dropped_by_name() -> None:
+    address = parse(
+        "postgresql://db/x?schema=s%22x&connection_limit=5&pgbouncer=true&sslmode=require&application_name=a"
+    )
+    assert address.schema == 's"x'
+    assert address.conninfo == {"host": "db", "dbname": "x", "sslmode": "require"}
+    assert address.dropped == ("application_name", "connection_limit", "pgbouncer")
+    assert parse("postgresql://db/x?schema=").schema is None
+
+
+def test_all_keywords_of_the_installed_libpq_are_known() -> None:
+    import psycopg
+
+    from startup.address import LIBPQ
+
+    ours = {"application_name", "fallback_application_name", "client_encoding", "replication", "sslkeylogfile"}
+    assert {option.keyword.decode() for option in psycopg.pq.Conninfo.get_defaults()} - ours <= LIBPQ
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://app:geheim%2F1@db/x",
+        "postgresql://app@db/x?password=geheim%2F1",
+        "postgresql://app@db/x?sslpassword=geheim%2F1&sslmode=require",
+    ],
+)
+def test_a_password_is_masked_and_hidden_from_the_log(url: str) -> None:
+    address = parse(url)
+    assert "geheim" not in address.masked and "geheim" not in repr(address)
+    assert log.MASK in address.masked
+    for form in ("geheim/1", "geheim%2F1"):
+        assert log.redact(f"no {form} here") == "no *** here"
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["postgresql://a:1,[::1]:2/x?schema=s", "postgresql://u@/x?host=/run/pg&port=7", "postgresql:///x?host=a,b&port=7"],
+)
+def test_the_masked_address_can_be_read_again(url: str) -> None:
+    assert parse(parse(url).masked) == parse(url)
+
+
+@pytest.mark.parametrize(
+    ("url", "says"),
+    [
+        ("", "is not an address"),
+        ("shop.db", "is not an address"),
+        ("host=db password=geheim", "is not an address"),
+        ("app:geheim@db/x?next=http://y", "is not an address"),
+        ("jdbc:postgresql://app:geheim@db/x", "is not an address"),
+        ("mysql://app:geheim@db/x", "'mysql://'"),
+        ("postgresql://app:geheim/1@db/x", "%2F"),
+        ("postgresql://app:geheim?1@db/x", "%3F"),
+        ("postgresql://app:geheim", "no number from 1 to 65535"),
+        ("postgresql://app:geheim@db:99999/x", "from 1 to 65535"),
+        ("postgresql://app:geheim@[::1/x", "[::1]:5432"),
+        ("postgresql://app:geheim%00@db/x", "%00"),
+        ("sqlite://", "in memory"),
+        ("sqlite:///", "in memory"),
+        ("sqlite:///:memory:", "in memory"),
+        ("sqlite:///x.db?mode=memory", "in memory"),
+        ("sqlite:///file:x.db?uri=true", "SQLite URI"),
+        ("sqlite://data/x.db", "sqlite:///data/x.db"),
+        ("sqlite+pysqlcipher://:geheim@/x.db", "a password"),
+        ("sqlite:////data/", "names a directory, /data/"),
+    ],
+)
+def test_a_wrong_address_is_refused_with_what_would_be_right(url: str, says: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(says)) as caught:
+        parse(url)
+    assert "geheim" not in str(caught.value)
+
+
+@given(st.text(alphabet=st.characters(min_codepoint=33, max_codepoint=126), max_size=40))
+def test_no_text_at_all_leaks_its_password_or_raises_anything_but_valueerror(text: str) -> None:
+    try:
+        shown = parse(f"postgresql://app:Gehe1m-{text}").masked
+    except ValueError as error:
+        shown = str(error)
+    assert "Gehe1m" not in log.redact(shown)
+
+
+def test_sqlite_paths_are_relative_to_the_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert parse("sqlite:///startup.db").path == str(tmp_path / "startup.db")
+    assert parse("sqlite:////data/a%20b.db").path == "/data/a b.db"
+    assert parse("sqlite+aiosqlite:////data/x.db?timeout=5").path == "/data/x.db"
+    assert parse("sqlite+aiosqlite:////data/x.db?timeout=5").dropped == ("timeout",)
+    assert parse("sqlite:////data/x.db").masked == "sqlite:////data/x.db"
+
+
+def test_reading_an_address_imports_no_database_driver() -> None:
+    code = "import sys; from startup.address import parse; parse('postgresql://db/x'); print(*sys.modules)"
+    modules = subprocess.check_output([sys.executable, "-c", code], text=True).split()
+    assert not {"psycopg", "sqlite3"} & set(modules)

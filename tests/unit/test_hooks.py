@@ -1,0 +1,218 @@
+"""Hook directories, as section 2 of the contract has them: what is a task, in which order, and what is refused."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from startup.hooks import Found, find
+
+
+@pytest.fixture
+def hooks(tmp_path: Path) -> Path:
+    directory = tmp_path / "hooks"
+    directory.mkdir(mode=0o755)
+    return directory
+
+
+def write(
+    hooks: Path, name: str, body: str = "#!/bin/sh\ntrue\n", mode: int = 0o755, phase: str = "post_start"
+) -> Path:
+    directory = hooks / f"{phase}.d"
+    if not directory.exists():
+        directory.mkdir(mode=0o755)
+    path = directory / name
+    path.write_bytes(body.encode())
+    path.chmod(mode)
+    return path
+
+
+def names(found: Found) -> list[tuple[str, str | None]]:
+    return [(hook.name, hook.policy) for hook in found.hooks]
+
+
+@pytest.mark.parametrize(
+    ("file", "name", "policy"),
+    [
+        ("20-seed_plans.once.sh", "seed_plans", "once"),
+        ("99-seed_plans.once.sh", "seed_plans", "once"),
+        ("20_seed.sh", "seed", None),
+        ("20.seed.py", "seed", None),
+        ("seed", "seed", None),
+        ("seed.once", "seed", "once"),
+        ("10-Warm-Cache.local.sh", "warm_cache", "local"),
+        ("10-load.release.py", "load", "release"),
+        ("10-load.change.py", "load", "change"),
+        ("10-load.always.py", "load", "always"),
+        ("10-once.sh", "once", None),
+    ],
+)
+def test_the_name_is_the_files_without_number_and_ending_and_holds_the_policy(
+    hooks: Path, file: str, name: str, policy: str | None
+) -> None:
+    write(hooks, file)
+    assert names(find(str(hooks), "post_start")) == [(name, policy)]
+
+
+def test_they_come_in_c_order(hooks: Path) -> None:
+    for file in ("b", "10-z", "9-y", "C", "a", "_x"):
+        write(hooks, file)
+    found = find(str(hooks), "post_start")
+    assert [os.path.basename(hook.path) for hook in found.hooks] == ["10-z", "9-y", "C", "_x", "a", "b"]
+
+
+@pytest.mark.parametrize("file", ["10-é.sh", "10-.sh", "10-a b.sh", "10-seed.onec.sh"])
+def test_a_file_name_that_gives_no_task_name_is_an_error(hooks: Path, file: str) -> None:
+    path = write(hooks, file)
+    (fault,) = find(str(hooks), "post_start").faults
+    assert str(path) in fault and "letters, digits, - and _" in fault
+
+
+def test_only_the_phases_own_directory_is_read(hooks: Path) -> None:
+    for phase in ("pre_start", "post_start", "pre_stop", "post_stop"):
+        write(hooks, f"in_{phase}", phase=phase)
+        assert names(find(str(hooks), phase)) == [(f"in_{phase}", None)]
+
+
+def test_no_directory_is_no_hooks(hooks: Path) -> None:
+    assert find(str(hooks), "post_start") == Found()
+    assert find("/nowhere", "post_start") == Found()
+
+
+@pytest.mark.parametrize("first", ["10-seed.sh", "10-Seed.sh", "seed.once"])
+def test_a_name_given_twice_is_an_error_that_names_both_files(hooks: Path, first: str) -> None:
+    one, other = write(hooks, first), write(hooks, "20-seed.py")
+    (fault,) = find(str(hooks), "post_start").faults
+    assert str(one) in fault and str(other) in fault and "'seed'" in fault
+
+
+@pytest.mark.parametrize(
+    ("file", "body", "mode", "why"),
+    [
+        ("10-seed.sh", "#!/bin/sh\n", 0o644, "chmod +x"),
+        ("10-seed.sh~", "#!/bin/sh\n", 0o755, "leftover"),
+        (".10-seed.sh.swp", "#!/bin/sh\n", 0o755, "leftover"),
+        ("#10-seed.sh#", "#!/bin/sh\n", 0o755, "leftover"),
+        ("10-seed.sh.bak", "#!/bin/sh\n", 0o755, "leftover"),
+        ("10-seed.sh.orig", "#!/bin/sh\n", 0o755, "leftover"),
+        ("10-seed.sh.dpkg-old", "#!/bin/sh\n", 0o755, "leftover"),
+        ("10-seed.sh", "#!/bin/sh\r\ntrue\r\n", 0o755, "CRLF"),
+    ],
+)
+def test_a_file_that_is_not_run_is_named_in_a_warning(hooks: Path, file: str, body: str, mode: int, why: str) -> None:
+    path = write(hooks, file, body, mode)
+    found = find(str(hooks), "post_start")
+    assert found.hooks == [] and found.faults == []
+    (warning,) = found.warnings
+    assert str(path) in warning and why in warning
+
+
+def test_a_link_to_nothing_is_named_and_a_link_to_a_hook_is_one(hooks: Path) -> None:
+    target = write(hooks, "real", phase="elsewhere")
+    write(hooks, "placeholder").unlink()
+    (hooks / "post_start.d/10-broken").symlink_to("/nowhere")
+    (hooks / "post_start.d/20-good").symlink_to(target)
+    found = find(str(hooks), "post_start")
+    assert names(found) == [("good", None)]
+    assert "10-broken" in found.warnings[0]
+
+
+def test_a_file_that_everybody_may_write_is_refused(hooks: Path) -> None:
+    path = write(hooks, "10-seed.sh", mode=0o757)
+    found = find(str(hooks), "post_start")
+    assert found.hooks == [] and str(path) in found.faults[0] and "chmod o-w" in found.faults[0]
+
+
+def test_a_directory_that_everybody_may_write_is_refused(hooks: Path) -> None:
+    path = write(hooks, "10-seed.sh").parent
+    path.chmod(0o777)
+    found = find(str(hooks), "post_start")
+    assert found.hooks == [] and str(path) in found.faults[0] and "chmod o-w" in found.faults[0]
+
+
+def test_the_hooks_directory_above_it_counts_too(hooks: Path) -> None:
+    write(hooks, "10-seed.sh")
+    hooks.chmod(0o777)
+    found = find(str(hooks), "post_start")
+    assert found.hooks == [] and str(hooks) in found.faults[0]
+
+
+def test_the_comment_at_its_head_is_its_description(hooks: Path) -> None:
+    write(hooks, "10-seed", "#!/bin/sh\n# Loads the plans.\n#\n# Twice is fine.\nset -e\n# not this\n")
+    assert find(str(hooks), "post_start").hooks[0].description() == "Loads the plans. Twice is fine."
+
+
+def test_hooks_run_after_the_tasks_that_variables_name_as_children_that_get_what_commands_get(
+    startup: Any, hooks: Path
+) -> None:
+    write(hooks, "10-second.local", '#!/bin/sh\necho "2 $STARTUP_TASK $STARTUP_PHASE"; exit=1; export A=b\n')
+    write(hooks, "20-third.local", '#!/bin/sh\necho "3 ${A-unset} $0"\n')
+    settings = {"STARTUP_TASKS": "first@local", "STARTUP_TASK_FIRST": 'echo "1 $STARTUP_TASK"'}
+    done = startup("init", STARTUP_HOOKS_DIR=str(hooks), **settings)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == ""
+    said = [line for line in done.stderr.splitlines() if not line.startswith("startup: ")]
+    assert said == ["1 first", "2 second post_start", f"3 unset {hooks}/post_start.d/20-third.local"]
+
+
+def test_a_hook_that_the_list_names_runs_once_where_the_list_has_it_with_the_lists_policy(
+    startup: Any, hooks: Path
+) -> None:
+    write(hooks, "10-seed.once.sh", "#!/bin/sh\necho seeding\n")
+    write(hooks, "20-other.local.sh", "#!/bin/sh\necho other\n")
+    done = startup(
+        "init", STARTUP_HOOKS_DIR=str(hooks), STARTUP_TASKS="seed@local last@local", STARTUP_TASK_LAST="echo last"
+    )
+    assert [s for s in done.stderr.splitlines() if not s.startswith("startup: ")] == ["seeding", "last", "other"]
+
+
+def test_a_variable_overrides_a_hook_file_of_its_name(startup: Any, hooks: Path) -> None:
+    write(hooks, "10-seed.local.sh", "#!/bin/sh\necho from file\n")
+    done = startup(
+        "init", STARTUP_HOOKS_DIR=str(hooks), STARTUP_TASK_SEED="echo from variable", STARTUP_SKIP_TASKS="migrate"
+    )
+    assert "seed" in done.stderr and "from file" not in done.stderr
+
+
+def test_faults_are_78_and_name_everything(startup: Any, hooks: Path) -> None:
+    write(hooks, "10-seed.sh")
+    write(hooks, "20-seed.sh")
+    write(hooks, "30-open", mode=0o777)
+    done = startup("init", STARTUP_HOOKS_DIR=str(hooks))
+    assert done.returncode == 78
+    for word in ("10-seed.sh", "20-seed.sh", "30-open"):
+        assert word in done.stderr
+
+
+def test_one_name_in_both_start_phases_is_an_error_for_the_ledger_knows_one(startup: Any, hooks: Path) -> None:
+    write(hooks, "10-seed.once.sh", phase="pre_start")
+    write(hooks, "10-seed.once.sh")
+    done = startup("init", STARTUP_HOOKS_DIR=str(hooks))
+    assert done.returncode == 78 and "pre_start.d" in done.stderr and "post_start.d" in done.stderr
+
+
+def test_one_name_around_the_apps_end_is_none(startup: Any, hooks: Path) -> None:
+    write(hooks, "10-notify.local.sh")
+    write(hooks, "10-notify.sh", phase="post_stop")
+    assert startup("init", STARTUP_HOOKS_DIR=str(hooks)).returncode == 0
+
+
+def test_a_warning_of_a_file_that_is_not_run_is_on_stderr(startup: Any, hooks: Path) -> None:
+    write(hooks, "10-seed.sh", mode=0o644)
+    done = startup("init", STARTUP_HOOKS_DIR=str(hooks))
+    assert done.returncode == 0 and "10-seed.sh" in done.stderr and "warning" in done.stderr
+
+
+def test_a_hook_without_its_interpreter_fails_with_words(startup: Any, hooks: Path) -> None:
+    write(hooks, "10-seed.local", "#!/no/such/interpreter\n")
+    done = startup("init", STARTUP_HOOKS_DIR=str(hooks))
+    assert done.returncode == 70 and "10-seed.local" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_skipped_tasks_are_skipped_in_hook_directories_too(startup: Any, hooks: Path) -> None:
+    write(hooks, "10-seed.local.sh", "#!/bin/sh\necho seeding\n")
+    done = startup("init", STARTUP_HOOKS_DIR=str(hooks), STARTUP_SKIP_TASKS="seed")
+    assert done.returncode == 0 and "seeding" not in done.stderr.splitlines()

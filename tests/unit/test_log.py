@@ -1,0 +1,183 @@
+"""Section 9 of the contract: one line an event with the same prefix, JSON when asked for, and no secret anywhere."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from startup import log
+
+PASSWORD = "p@ss/w%rd#1 'q\""
+ENCODED = "p%40ss%2Fw%25rd%231%20%27q%22"
+
+
+@pytest.fixture(autouse=True)
+def _no_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(log, "_secrets", set())
+
+
+def test_a_secret_is_masked_in_every_form_it_may_take() -> None:
+    log.hide(ENCODED)
+    for form in (PASSWORD, ENCODED, repr(PASSWORD), ENCODED.replace("%2F", "/"), ENCODED.replace("%20", "+")):
+        assert "ss" not in log.redact(f"a {form} b"), form
+
+
+def test_a_secret_that_is_part_of_another_leaves_nothing_of_it() -> None:
+    log.hide("abc")
+    log.hide("abcdef")
+    assert log.redact("x abcdef y") == "x *** y"
+
+
+def test_no_secret_is_no_mask() -> None:
+    log.hide("")
+    assert log.redact("a b") == "a b"
+
+
+def test_what_json_verbs_print_is_masked_all_the_way_down() -> None:
+    log.hide("hunter2")
+    assert log.redact_all({"a": ["hunter2", {"b": "x hunter2"}], "n": 1}) == {"a": ["***", {"b": "x ***"}], "n": 1}
+
+
+# ------------------------------------------------------------------------------------------------------ the lines
+
+
+def test_every_line_on_stderr_has_the_same_prefix(startup: Any, sqlite_url: str) -> None:
+    startup.write("tasks.py", "def fail(context):\n    raise ValueError('one\\ntwo\\n\\nthree')\n")
+    settings = {"STARTUP_TASKS": "ok tasks:fail", "STARTUP_TASK_OK": "true", "STARTUP_LOG_LEVEL": "debug"}
+    done = startup("init", DATABASE_URL=sqlite_url, STARTUP_TIMOUT="1", **settings)
+    assert done.returncode == 70
+    assert [line for line in done.stderr.splitlines() if not line.startswith("startup: ")] == []
+    assert "startup: warning: " in done.stderr and "startup: error: " in done.stderr
+    assert done.stdout == ""
+
+
+def test_nothing_is_coloured_where_no_terminal_is(startup: Any) -> None:
+    assert "\033" not in startup("init", STARTUP_TIMEOUT="soon").stderr
+
+
+def test_json_is_one_object_a_line_with_time_level_and_message(startup: Any, sqlite_url: str) -> None:
+    startup.write("tasks.py", "def fail(context):\n    context.log('a \"b\"\\nc')\n    raise ValueError('one\\ntwo')\n")
+    settings = {"STARTUP_TASKS": "tasks:fail", "STARTUP_LOG_FORMAT": "json", "STARTUP_NODE": "web-1"}
+    done = startup("init", DATABASE_URL=sqlite_url, STARTUP_TIMOUT="1", **settings)
+    events = [json.loads(line) for line in done.stderr.splitlines()]
+    for event in events:
+        assert datetime.fromisoformat(event["@timestamp"].replace("Z", "+00:00"))
+        assert event["log.level"] in ("info", "warning", "error") and event["message"]
+        assert event["host.name"] == "web-1"
+    assert any("one\ntwo" in event["message"] for event in events if event["log.level"] == "error")
+    assert any(event.get("startup.task") == "tasks:fail" for event in events)
+
+
+def test_faults_of_settings_are_json_too_where_json_is_asked_for(startup: Any) -> None:
+    done = startup("init", STARTUP_LOG_FORMAT="json", STARTUP_TIMEOUT="soon", STARTUP_DRIFT="x")
+    assert done.returncode == 78
+    assert [json.loads(line)["log.level"] for line in done.stderr.splitlines()] == ["error", "error"]
+
+
+@pytest.mark.parametrize(
+    ("level", "words"),
+    [
+        ("debug", ("ValueError", "warning: ", "starts", "Traceback")),
+        ("info", ("ValueError", "warning: ", "starts")),
+        ("warning", ("ValueError", "warning: ")),
+        ("error", ("ValueError",)),
+    ],
+)
+def test_a_level_lets_through_what_is_as_bad_or_worse(
+    startup: Any, sqlite_url: str, level: str, words: tuple[str, ...]
+) -> None:
+    startup.write("tasks.py", "def fail(context):\n    raise ValueError('x')\n")
+    settings = {"STARTUP_TASKS": "tasks:fail", "STARTUP_LOG_LEVEL": level, "STARTUP_TIMOUT": "1"}
+    said = startup("init", DATABASE_URL=sqlite_url, **settings).stderr
+    for word in ("ValueError", "warning: ", "starts", "Traceback"):
+        assert (word in said) == (word in words), said
+
+
+def test_long_work_says_which_task_of_how_many(startup: Any) -> None:
+    settings = {"STARTUP_TASKS": "a@local b@local", "STARTUP_TASK_A": "true", "STARTUP_TASK_B": "true"}
+    said = startup("init", **settings).stderr
+    assert re.search(r"task 1 of 2, a,.*\n.*task 1 of 2, a, is done.*\n.*task 2 of 2, b,", said)
+
+
+def test_a_closed_stderr_breaks_nothing(startup: Any) -> None:
+    process = startup.start("health")  # for the command line alone
+    done = subprocess.run(["sh", "-c", '"$@" 2>&-', "sh", *process.args[:-1], "init"], env=startup.environ, cwd="/")
+    assert done.returncode == 0
+
+
+# ---------------------------------------------------------------------------------------------------- no secrets
+
+
+#: What prints most of what is known; each verb opens the address in its own way.
+VERBS = ("init", "plan", "describe --json", "status --json", "run nope")
+ALL = (*VERBS, "run seed", "describe", "status", "ping", "health", "forget seed", "rollback")
+
+
+def leaks(startup: Any, environ: dict[str, str], *secrets: str, verbs: tuple[str, ...] = VERBS) -> None:
+    """Every verb at level debug: none of *secrets* in what it prints."""
+    for verb in verbs:
+        done = startup(*verb.split(), STARTUP_LOG_LEVEL="debug", **environ)
+        for secret in secrets:
+            assert secret not in done.stdout + done.stderr, (verb, secret)
+
+
+SEED = {
+    "STARTUP_TASKS": "seed tasks:fail",
+    "STARTUP_TASK_SEED": "echo seeding",
+    "STARTUP_DATABASE_TIMEOUT": "0.1",
+    "STARTUP_PING": "http://user:hunter3@127.0.0.1:1/",
+}
+FAIL = "import os\ndef fail(context):\n    raise ValueError('cannot use ' + context.environ['DATABASE_URL'])\n"
+
+
+def test_the_password_of_an_address_appears_nowhere(startup: Any, database_url: str) -> None:
+    startup.write("tasks.py", FAIL)
+    password = re.search(r":([^:@/]+)@", database_url)
+    assert password
+    leaks(startup, {"DATABASE_URL": database_url, **SEED}, password[1], "hunter3", verbs=ALL)
+
+
+@pytest.mark.parametrize(
+    ("name", "address"),
+    [
+        ("DATABASE_URL", f"postgresql://app:{ENCODED}@127.0.0.1:1/app"),
+        ("STARTUP_DATABASE_URL", "postgresql://app:hunter2@127.0.0.1:99999/app"),
+        ("DATABASE_URL", "mysql://app:hunter2@db/app"),
+        ("STARTUP_DATABASE_URL", "app:hunter2@db"),
+    ],
+)
+def test_the_password_of_an_address_that_does_not_answer_or_cannot_be_read_appears_nowhere(
+    startup: Any, name: str, address: str
+) -> None:
+    startup.write("tasks.py", FAIL)
+    leaks(startup, {name: address, **SEED}, "hunter2", PASSWORD, ENCODED)
+
+
+@pytest.mark.parametrize("content", ["postgresql://app:hunter2@127.0.0.1:1/app", "hunter2 is no address", "x\nhunter2"])
+def test_the_content_of_a_file_appears_nowhere(startup: Any, content: str) -> None:
+    startup.write("tasks.py", FAIL)
+    file = startup.write("secret", content)
+    leaks(startup, {"DATABASE_URL_FILE": str(file), **SEED}, "hunter2", content)
+
+
+def test_no_process_has_the_password_on_its_command_line(
+    startup: Any, database_url: str, wait_until: Any, tmp_path: Path
+) -> None:
+    password = re.search(r":([^:@/]+)@", database_url)
+    assert password
+    settings = {"STARTUP_TASKS": "wait", "STARTUP_TASK_WAIT": f"touch {tmp_path}/there; sleep 60"}
+    process = startup.start("init", DATABASE_URL=database_url, **settings)
+    wait_until(lambda: (tmp_path / "there").exists())
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            if os.getsid(int(pid)) == process.pid or int(pid) == process.pid:
+                assert password[1] not in Path(f"/proc/{pid}/cmdline").read_text()
+        except (ProcessLookupError, FileNotFoundError):
+            continue
