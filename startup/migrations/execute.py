@@ -107,7 +107,8 @@ class Work:
             except Exception as error:
                 self._after_failure(job, error)
                 if watch.needs_yoyos_tables:
-                    raise TaskFailed(f"{job.path}: {_YOYOS_TABLES}\n{job.before}; nothing of this file\n{_CORRECT}") from None
+                    told = f"{job.path}: {_YOYOS_TABLES}\n{job.before}; nothing of this file\n{_CORRECT}"
+                    raise TaskFailed(told) from None
                 if not failure.may_pass_later(error):
                     raise self._told(job, error, f"{job.before}; nothing of this file", _CORRECT) from None
                 self._pause(job, error, attempt, watch.blockers, "rolled back, and tried again")
@@ -194,7 +195,7 @@ class Work:
         try:
             with watch:
                 self._limit_table_locks(job)
-                self._statements(job, interrupted, progress, watch)
+                self._statements(job, interrupted, progress)
         except Exception as error:
             self._after_failure(job, error)
             raise self._stopped_midway(job, error, done, state) from None

@@ -1,4 +1,4 @@
-"""Section 7 of the contract: each verb, in a process of its own, on PostgreSQL and on SQLite; its lines and its code."""
+"""Section 7 of the contract: each verb, in a process of its own, on PostgreSQL and on SQLite; lines and exit codes."""
 
 from __future__ import annotations
 
@@ -204,7 +204,8 @@ def test_status_names_the_node_that_holds_the_lock_and_its_task(image: Any, hold
 def test_status_tells_a_run_whose_node_vanished_from_one_that_goes_on(image: Any, wait_until: Any) -> None:
     image.write(
         "tasks.py",
-        "import os, signal\nfrom startup import task\n@task\ndef die(context):\n    os.kill(os.getpid(), signal.SIGKILL)\n",
+        "import os, signal\nfrom startup import task\n"
+        "@task\ndef die(context):\n    os.kill(os.getpid(), signal.SIGKILL)\n",
     )
     assert image("init", STARTUP_TASKS="tasks:die").returncode == -9
     wait_until(lambda: json.loads(ok(image, "status", "--json"))["lock"] is None)

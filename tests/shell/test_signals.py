@@ -1,4 +1,4 @@
-"""Signals × phases × shells: what the app gets, what is left behind, the exit code and the time taken.
+"""Signals, phases, shells: what the app gets, what is left behind, the exit code and the time taken.
 
 Each pair of a phase and a signal is tested under one shell here, so that all pairs of the three are covered; with
 STARTUP_TEST_FULL=1 each under all of them.
@@ -21,8 +21,8 @@ from .conftest import APPS, FULL, SHELLS, Entrypoint, Recorder, Running, session
 
 STOP = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
 OTHERS = (signal.SIGHUP, signal.SIGUSR1, signal.SIGWINCH, signal.SIGCONT, 34)
-MORE = (signal.SIGUSR2, signal.SIGALRM, signal.SIGPIPE, signal.SIGTSTP, signal.SIGTTIN, signal.SIGIO, signal.SIGABRT, 64)
-SIGNALS = [int(number) for number in (*STOP, *OTHERS, *(MORE if FULL else ()))]
+MORE = (signal.SIGUSR2, signal.SIGALRM, signal.SIGPIPE, signal.SIGTSTP, signal.SIGTTIN, signal.SIGIO, signal.SIGABRT)
+SIGNALS = [int(number) for number in (*STOP, *OTHERS, *((*MORE, 64) if FULL else ()))]
 #: Seconds; what is running is ended at once, which takes a Python no longer than this on a busy machine.
 AT_ONCE = 8
 
@@ -215,7 +215,8 @@ def test_a_signal_in_a_phase(
         assert "passed on" in running.last_line
     assert session_members(running.process.pid) == []
     if phase is in_a_migrations_statement:
-        sessions = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        others = "datname = current_database() AND pid <> pg_backend_pid()"
+        sessions = f"SELECT count(*) FROM pg_stat_activity WHERE {others}"
         deadline = time.monotonic() + 5
         while scene.query(scene.database, sessions) != [(0,)]:
             assert time.monotonic() < deadline, "a session was left running"
