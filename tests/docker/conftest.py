@@ -36,6 +36,7 @@ SOURCES = (
 Done = subprocess.CompletedProcess[str]
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the group
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """All of them on one pytest-xdist worker: images are built once, and two cores are not asked for more."""
     for item in items:
