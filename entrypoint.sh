@@ -72,6 +72,7 @@ ping_then_run_tasks() {
 }
 
 wait_for_the_app() {
+    lost=
     wait_for "$app"
     code=$?
     app=
@@ -274,13 +275,11 @@ wait_for() {
         set -- "$1" "$?"      # not in a variable: a trap may come in between, and wait too
         [ -n "$woken" ] || return "$2"
         if kill -0 "$1" 2>/dev/null || [ -d "/proc/$1" ]; then continue; fi
+        # bash throws away the status of a child that ends in the very moment of a trapped signal: it would wait on.
+        case ${BASH_VERSION:+$(jobs -l)} in *" $1 Running"*) lost=', or another one, which bash has lost' && return "$2" ;; esac
         wait "$1" 2>/dev/null
         set -- "$1" "$2" "$?"
         if [ "$3" -eq 127 ]; then return "$2"; fi
-        # bash throws away the status of a child that ends in the very moment of a trapped signal.
-        case ${BASH_VERSION:+$3},$(jobs -l) in
-        255,*" $1 Running"*) lost=', or another one, which bash has lost' && return "$2" ;;
-        esac
         return "$3"
     done
 }

@@ -122,7 +122,7 @@ def phase(arguments: argparse.Namespace, interrupts: Interrupts) -> int:
             return _stop_phase(arguments.phase, loaded, interrupts)
         return _start_phase(arguments.phase, loaded, app, kept, interrupts)
     except StartupError as error:
-        faults = error.faults if isinstance(error, SettingError) else [str(error)]
+        faults = list(error.faults) if isinstance(error, SettingError) else [str(error)]
         reason = "; ".join(faults) if isinstance(error, SettingError) else faults[0].partition("\n")[0]
         kept.write("reason", reason)
         kept.phase(f"failed: {reason}")
