@@ -55,6 +55,11 @@ class Terminal:
     def type(self, keys: bytes) -> None:
         os.write(self._ours, keys)
 
+    @property
+    def is_raw(self) -> bool:
+        """Keys go to the program as they are: docker has attached."""
+        return not termios.tcgetattr(self._ours)[3] & termios.ICANON
+
     def resize(self, rows: int, columns: int) -> None:
         """As when the window is pulled: the foreground process group gets SIGWINCH."""
         fcntl.ioctl(self._ours, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))

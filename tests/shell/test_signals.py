@@ -316,6 +316,17 @@ def start_family(entrypoint: Entrypoint, directory: Path, env: dict[str, str]) -
     return parent, child
 
 
+def test_what_the_app_leaves_behind_is_told_to_end_by_pid_1_alone(entrypoint: Entrypoint) -> None:
+    """Elsewhere "everybody" would be the user's whole login."""
+    left = entrypoint.directory / "left"
+    child = "trap 'echo TERM >>left; exit' TERM; echo up >>left; while :; do sleep 0.02; done"
+    done = entrypoint.start("sh", "-c", 'sh -c "$1" & while [ ! -s left ]; do sleep 0.02; done; exit 5', "sh", child)
+    assert done.wait() == 5
+    as_pid_1 = entrypoint.place == "pid1"
+    assert left.read_text().split() == (["up", "TERM"] if as_pid_1 else ["up"])
+    assert bool(session_members(done.process.pid)) is not as_pid_1, "who still runs"
+
+
 COUNT = 1000 if FULL else 100
 
 
