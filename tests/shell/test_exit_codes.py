@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from .conftest import FULL, Entrypoint, Recorder
+from .conftest import FULL, Entrypoint, Recorder, seen_from_outside
 
 #: Those that mean something to us, to shells, to Docker; all 256 of them under STARTUP_TEST_FULL.
 CODES = range(256) if FULL else (0, 1, 2, 3, 4, 69, 70, 75, 78, 124, 125, 126, 127, 128, 129, 130, 137, 143, 200, 255)
@@ -37,9 +38,7 @@ def test_a_kill_from_outside_is_137_and_named(entrypoint: Entrypoint, recorder: 
     running = entrypoint.start(*recorder.command)
     running.wait_until_ready()
     running.wait_for(lambda: recorder.up)
-    import os
-
-    os.kill(recorder.pid, signal.SIGKILL)
+    os.kill(seen_from_outside(recorder.pid, running), signal.SIGKILL)
     assert running.wait() == 137
     assert "SIGKILL" in running.last_line
     assert "out of memory" in running.told("result")
@@ -162,7 +161,7 @@ def test_disabled_the_app_is_executed_even_without_a_python(entrypoint: Entrypoi
     env = {"STARTUP_ENABLED": value, "STARTUP_PYTHON": "/no/python"}
     running = entrypoint.start("sh", "-c", "echo $$; env >&2; exit 5", env=env)
     assert running.wait() == 5
-    assert running.log.startswith(f"{running.process.pid}\n")
+    assert running.log.startswith("1\n" if running.as_pid_1 else f"{running.process.pid}\n")
     assert "startup:" not in running.log
 
 
