@@ -17,6 +17,11 @@ class Holder:
     node: str
     detail: str  # "pid 4711, user app, from 10.0.0.7, connected for 12 s", for a person
     pid: int | None = None  # of the server's process, where there is one
+    cut: bool = False  # are these only the first bytes of the node's name?
+
+    def name(self, running: str) -> str:
+        """The node's whole name, if *running*, which the ledger says is at work now, is it."""
+        return running if self.cut and running.startswith(self.node) else self.node
 
 
 class Session(Protocol):

@@ -14,6 +14,7 @@ from startup.database import Holder, Row
 from startup.errors import LockLost, SettingError, StartupError, TaskFailed, Unreachable
 from startup.postgres_connect import (
     APPLICATION,
+    NAME_BYTES,
     arguments,
     dead_peer_seconds,
     dial,
@@ -438,7 +439,9 @@ class PostgresSession:
             parts.append(f"from {host}")
         if age is not None:
             parts.append(f"connected for {age} s")
-        return Holder(node=application[len(APPLICATION) :] if ours else "", detail=", ".join(parts), pid=pid)
+        node = application[len(APPLICATION) :] if ours else ""
+        cut = ours and len(application.encode()) > NAME_BYTES - 4  # not in the middle of a character
+        return Holder(node, detail=", ".join(parts), pid=pid, cut=cut)
 
     def blockers(self, pid: int | None = None) -> list[str]:
         """The sessions that this one (or process *pid*) waits for, each in words; asked on a second connection."""

@@ -53,7 +53,11 @@ def _look(session: Session, settings: Settings) -> dict[str, Any]:
         },
         "lock": None
         if holder is None
-        else {"node": holder.node, "detail": holder.detail, "blocked_by": session.blockers(holder.pid)},
+        else {
+            "node": holder.name(run.node if run.state == book.RUNNING else ""),
+            "detail": holder.detail,
+            "blocked_by": session.blockers(holder.pid),
+        },
         "run": None
         if run.epoch == 0
         else {

@@ -83,6 +83,12 @@ def unfinished(context):
     leave(context, "unfinished")
 
 @task(policy="once")
+def commits(context):
+    leave(context, "commits")
+    context.connection.execute("COMMIT")
+    context.connection.execute("BEGIN")
+
+@task(policy="once")
 def other_role(context):
     context.connection.execute("SET search_path = pg_catalog")
     context.connection.execute("SET ROLE pg_monitor")
