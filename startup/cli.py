@@ -149,7 +149,7 @@ def _start_phase(name: str, loaded: Settings, app: int | None, kept: State, inte
     runner = _runner(loaded, plan, kept, interrupts)
     if name == "post_start" and app is not None:
         runner.prepare()
-        code = _wait_for_the_app(loaded, plan, app, kept)
+        code = _wait_for_the_app(loaded, plan, app, kept, runner)
         if code:
             return code
         interrupts.watch_app(app)
@@ -157,7 +157,7 @@ def _start_phase(name: str, loaded: Settings, app: int | None, kept: State, inte
     return 0
 
 
-def _wait_for_the_app(loaded: Settings, plan: Plan, app: int, kept: State) -> int:
+def _wait_for_the_app(loaded: Settings, plan: Plan, app: int, kept: State, runner: Runner) -> int:
     from startup import ping
 
     outcome = ping.wait(
@@ -179,6 +179,7 @@ def _wait_for_the_app(loaded: Settings, plan: Plan, app: int, kept: State) -> in
             f"the app did not answer within {loaded.ping_timeout:g} s (STARTUP_PING_TIMEOUT): {loaded.ping}: "
             f"{outcome.answer.text}"
         )
+    runner.pinged(outcome.seconds)
     log.say(f"the app answers after {outcome.seconds:.2f} s ({loaded.ping}: {outcome.answer.text})")
     return 0
 

@@ -391,6 +391,10 @@ class SqliteSession:
         """While a command runs: look the lock up every second, and call *on_lost* once, on a thread, if it is gone."""
         return watching(self.require_lock, on_lost, WATCH)
 
+    def connected(self) -> set[str] | None:
+        """Nobody where the lock is free; else SQLite does not tell."""
+        return set() if self.holder() is None else None
+
     def holder(self) -> Holder | None:
         """Who holds the lock, as the lock file tells it."""
         if self.lock_fd is None and self._is_free():
