@@ -262,7 +262,7 @@ class PostgresSession:
             self._held = False
             return LockLost(
                 f"the lock is lost: its database session is gone ({why}); what was not committed is rolled back, "
-                "and another node may have taken over"
+                "and another node may have taken over; a restart goes on where the ledger stands"
             )
         return Unreachable(f"the session with the database at {self.address.masked} is gone: {why}")
 
@@ -412,7 +412,7 @@ class PostgresSession:
         self._held = False
         return LockLost(
             "the lock is lost: something released it on this session (pg_advisory_unlock_all, DISCARD ALL); "
-            "another node may have taken over"
+            "another node may have taken over; a restart goes on where the ledger stands"
         )
 
     def watch(self, on_lost: Callable[[], None]) -> AbstractContextManager[None]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 from startup import journal, log, waiting
@@ -88,10 +88,11 @@ class Runner:
 
     def run_one(self, task: Task) -> None:
         """Run one task here and now, without lock, ledger and database."""
-        started = self._announce(task)
-        with self._execution.limited(task):
-            said = self._execution.run(task)
-        self._finished(task, started, said)
+        with self._telling_of(task):
+            started = self._announce(task)
+            with self._execution.limited(task):
+                said = self._execution.run(task)
+            self._finished(task, started, said)
 
     # ------------------------------------------------------------------------ the cluster's tasks
 
@@ -150,7 +151,8 @@ class Runner:
         try:
             for task in tasks:
                 if task.clustered:
-                    self._run_clustered(task, epoch)
+                    with self._telling_of(task):
+                        self._run_clustered(task, epoch)
                 else:
                     self.run_one(task)
         except (LockLost, Unreachable):
@@ -185,7 +187,7 @@ class Runner:
         entry = self._entry(task, epoch)
         if self._is_done(task, entry):
             self._left.remove(task.name)
-            log.say(f"{self._place(task)} is done already", task=task.name)
+            log.say(f"{self._place(task)} is done already")
             return
         started = self._announce(task)
         self._cluster.ledger.step(epoch, task.name, self._position(task))
@@ -249,12 +251,12 @@ class Runner:
     # ------------------------------------------------------------------------- what is said
 
     def _say_waiting(self, text: str) -> None:
-        log.say(text, phase=self.plan.phase)
+        log.say(text)
         self.state.phase(text)
         self._journal.wait(self._cluster.session)
 
     def _announce(self, task: Task) -> float:
-        log.say(f"{self._place(task)} starts", task=task.name, phase=self.plan.phase)
+        log.say(f"{self._place(task)} starts")
         self.state.phase(f"running {self._place(task)}")
         self._journal.begin(journal.TASK, task.name)
         return time.monotonic()
@@ -264,7 +266,14 @@ class Runner:
         self._journal.end()
         took = time.monotonic() - started
         what = f": {said}" if said else ""
-        log.say(f"{self._place(task)} is done after {took:.2f} s{what}", task=task.name, seconds=round(took, 3))
+        log.say(f"{self._place(task)} is done after {took:.2f} s{what}", seconds=took)
+
+    @contextlib.contextmanager
+    def _telling_of(self, task: Task) -> Iterator[None]:
+        """Every line names the task, also the last one when it fails."""
+        log.always(task=task.name, position=self._position(task), total=len(self.plan.tasks))
+        yield
+        log.always(task=None, position=None, total=None)
 
     def _position(self, task: Task) -> int:
         return self.plan.tasks.index(task) + 1

@@ -349,7 +349,11 @@ class SqliteSession:
         self.lock_fd = None
         with suppress(OSError):
             os.close(fd)
-        return LockLost(f"the lock is lost: {why}; another node may have taken over")
+        return LockLost(
+            f"the lock is lost: {why}; another node may have taken over; a restart goes on where the ledger stands"
+        )
+            f"the lock is lost: {why}; another node may have taken over; a restart goes on where the ledger stands"
+        )
 
     def _open_lock_file(self, create: bool) -> int:
         try:
