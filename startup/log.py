@@ -26,14 +26,20 @@ LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNI
 
 
 def hide(secret: str) -> None:
-    """Keep *secret* out of every line from now on, in the raw and in the percent-encoded form."""
+    """Keep *secret* out of every line from now on: raw, percent-encoded, and as repr(), json and libpq quote it."""
     from urllib.parse import quote, quote_plus, unquote
 
     if not secret:
         return
     forms = {secret, unquote(secret)}
     _secrets.update(forms, map(quote, forms), map(quote_plus, forms), (quote(form, safe="") for form in forms))
-    _secrets.update([repr(form)[1:-1] for form in forms])
+    for form in forms:
+        escaped = form.replace("\\", "\\\\")
+        in_json = escaped.replace('"', '\\"')
+        in_ascii = "".join(
+            c if c.isascii() else f"\\u{ord(c):04x}" for c in in_json
+        )  # json.dumps() unless told otherwise
+        _secrets.update((repr(form)[1:-1], in_json, in_ascii, escaped.replace("'", "\\'")))  # psycopg's make_conninfo()
 
 
 def redact(text: str) -> str:

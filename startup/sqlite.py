@@ -352,8 +352,6 @@ class SqliteSession:
         return LockLost(
             f"the lock is lost: {why}; another node may have taken over; a restart goes on where the ledger stands"
         )
-            f"the lock is lost: {why}; another node may have taken over; a restart goes on where the ledger stands"
-        )
 
     def _open_lock_file(self, create: bool) -> int:
         try:
