@@ -133,9 +133,14 @@ class Ledger:
 
     def exists(self) -> bool:
         """Have the tables been made? Once seen, they stay."""
-        if not self._columns and all(self._session.has_table(name) for name in TABLES):
-            self._columns = {name: self._session.columns(name) for name in TABLES}
-        return bool(self._columns)
+        if not self._columns:  # each table is asked for once: a boot with nothing to do has to be cheap
+            found: dict[str, set[str]] = {}
+            for name in TABLES:
+                found[name] = self._session.columns(name)
+                if not found[name]:
+                    return False
+            self._columns = found
+        return True
 
     def create(self) -> None:
         """Make the tables, and the columns that an older image did not know. Only under the lock."""
