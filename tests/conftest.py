@@ -31,6 +31,10 @@ from typing import Any, Protocol, TypeVar
 
 import pytest
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from tests.leaks import leaks, record
+
 T = TypeVar("T")
 Row = tuple[Any, ...]
 
@@ -95,6 +99,17 @@ def wait_for(condition: Callable[[], T], timeout: float = 10) -> T:
         if time.monotonic() > deadline:
             pytest.fail(f"still not so after {timeout} s: {getattr(condition, '__qualname__', condition)}")
         time.sleep(0.02)
+
+
+record()
+
+
+@pytest.fixture(autouse=True)
+def _no_password_in_any_output() -> Iterator[None]:
+    """Set up first and so torn down last: when all that the test has started has ended."""
+    yield
+    found = leaks.take()
+    assert not found, "the product has written a password:\n" + "\n".join(found)
 
 
 class Server:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from startup import cluster, execution, ledger, migrations, postgres, postgres_connect, runner, sqlite, waiting
+from startup import cluster, execution, ledger, log, migrations, postgres, postgres_connect, runner, sqlite, waiting
 from startup.migrations import execute, side, tables
 
 replace: Callable[[Any, str, Any], None] = setattr
@@ -218,6 +218,11 @@ def the_locks_descriptor() -> None:
     """SQLite: a command does not keep the lock."""
     old = execution.Execution._command
     replace(execution.Execution, "_command", lambda self, task, lock_fd=None: old(self, task))
+
+
+def the_redaction() -> None:
+    """Passwords in lines, errors and tracebacks."""
+    replace(log, "redact", lambda text: text)
 
 
 def take_out(name: str) -> None:

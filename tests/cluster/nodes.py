@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import run_query
+from tests.leaks import leaks
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -258,6 +259,7 @@ class Project:
             **self.env,
             **env,
         }
+        leaks.watch(log, name)
         node: Node
         if real:
             node = _Process(name, log)
