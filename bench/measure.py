@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 from xml.sax.saxutils import escape
 
 #: Printed unit: factor from what is kept, and digits.
@@ -90,12 +91,27 @@ class Group:
     floor: str
     verdicts: list[Verdict]
     note: str = ""
+    #: The date, and how busy the machine was.
+    when: str = ""
+
+    def values(self) -> dict[str, Any]:
+        """Itself as JSON has it."""
+        series = {
+            name: [one.ours, [float(f"{value:.5g}") for value in one.values]] for name, one in self.series.items()
+        }
+        return {**vars(self), "series": series, "verdicts": [vars(verdict) for verdict in self.verdicts]}
+
+    @classmethod
+    def from_values(cls, values: dict[str, Any]) -> Group:
+        """What :meth:`values` gave."""
+        series = {name: Series(found, ours) for name, (ours, found) in values["series"].items()}
+        return cls(**{**values, "series": series, "verdicts": [Verdict(**one) for one in values["verdicts"]]})
 
     def markdown(self) -> str:
         """Its own table."""
         lines = [
             f"### {self.number}. {self.title}",
-            f"{self.note}\n" if self.note else "",
+            " ".join(text for text in (self.note, f"({self.when})" if self.when else "") if text) + "\n",
             f"| case | n | median, {self.unit or 'count'} | quartiles | times `{self.floor}` |",
             "|---|--:|--:|--:|--:|",
         ]
@@ -108,7 +124,7 @@ class Group:
                 f"| {shown} | {len(one.values)} | {self.show(one.median)} | {self.show(low)} - {self.show(high)} "
                 f"| {ratio} |"
             )
-        return "\n".join(line for line in lines if line) + "\n"
+        return "\n".join(lines) + "\n"
 
     def show(self, value: float) -> str:
         factor, digits = UNITS[self.unit]

@@ -65,7 +65,8 @@ def _apply(bench: Bench, tool: Tool, directory: Path) -> float:
 
 def _nothing_to_do(bench: Bench) -> Group:
     cases: dict[str, Callable[[], float]] = {}
-    for count in (10, 1000, 5000):
+    counts = (10, bench.n(1000, 100), bench.n(5000, 500))
+    for count in counts:
         for tool in all_tools(bench):
             directory, url = applied(bench, tool, count)
             argv, env = tool.command(directory, url)
@@ -73,8 +74,11 @@ def _nothing_to_do(bench: Bench) -> Group:
                 lambda argv=argv, env=env, directory=directory: timed(argv, env, directory)  # type: ignore[misc]
             )
     series = interleave(cases, bench.n(20), budget=15, least=5)
-    few, some, many = (series[f"{OURS}, {count:,} applied"].median for count in (10, 1000, 5000))
+    few, some, many = (series[f"{OURS}, {count:,} applied"].median for count in counts)
     growth = Verdict(
-        "nothing to do, 5,000 applied against 10", "-", f"{many / few:.2f} times; 1,000: {some / few:.2f}", None
+        f"nothing to do, {counts[2]:,} applied against 10",
+        "-",
+        f"{many / few:.2f} times; {counts[1]:,}: {some / few:.2f}",
+        None,
     )
     return Group("7", "Nothing to do", "s", series, f"{OURS}, 10 applied", [growth], "Whole processes.")

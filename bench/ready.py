@@ -28,39 +28,40 @@ def measure(bench: Bench) -> list[Group]:
 
     cases[FLOOR] = lambda: python(CONNECT.format(url=floor_url))
     cases["python3 -c pass"] = lambda: python("pass")
-    for count in (100, 5000):
+    many_applied = bench.n(5000, 500)
+    for count in (100, many_applied):
         directory, url = applied(bench, ours, count)
         for boot, word in BOOTS.items():
 
             def run(directory: Path = directory, url: str = url, boot: str = boot) -> float:
                 return _until_ready(bench, directory, url, boot)
 
-            cases[f"startup-tasks, {count:,} applied, {word}"] = run
+            cases[_name(count, word)] = run
     for tool in all_tools(bench):
         if tool.name in ("yoyo apply", "dbmate up"):
             cases[f"curl loop, {tool.name}, 100 applied, web app"] = lambda tool=tool: _by_hand(bench, tool)  # type: ignore[misc]
-    series = interleave(cases, bench.n(25), budget=70, least=bench.n(20))
-    floor, few, many = (series[name].median for name in (FLOOR, *_names("web app")))
-    early = series[f"startup-tasks, 100 applied, {BOOTS['0']}"].median
+    series = interleave(cases, bench.n(20))
+    floor, few, many = (series[name].median for name in (FLOOR, _name(100, "web app"), _name(many_applied, "web app")))
+    early = series[_name(100, BOOTS["0"])].median
     verdicts = [
         Verdict("app answers -> ready, 100 applied", "under 50 ms", f"{few * 1000:.0f} ms", few < 0.050),
         Verdict("the same against one import and connect", "well under", f"{few / floor:.2f} times", few < floor / 2),
         Verdict("the same for an app that answers at once", "-", f"{early / floor:.2f} times import, connect", None),
     ]
     growth = many / few
-    more = Verdict("5,000 applied against 100", "within 1.2 times", f"{growth:.2f} times", growth <= 1.2)
-    shown = {name: one for name, one in series.items() if "5,000" not in name}
+    more = Verdict(f"{many_applied:,} applied against 100", "within 1.2 times", f"{growth:.2f} times", growth <= 1.2)
+    shown = {name: one for name, one in series.items() if f"{many_applied:,} applied" not in name}
     large = {FLOOR: series[FLOOR], **{name: one for name, one in series.items() if name.startswith("startup")}}
     note = "PostgreSQL; the app notes when it listens. The floor and `python3 -c pass` are whole processes."
     return [
         Group("3", "From the app's answer to ready, nothing to do", "ms", shown, FLOOR, verdicts, note),
-        Group("4", "The same over 5,000 applied migrations", "ms", large, _names("web app")[0], [more]),
+        Group("4", f"The same over {many_applied:,} applied migrations", "ms", large, _name(100, "web app"), [more]),
         _app_boot(bench),
     ]
 
 
-def _names(word: str) -> tuple[str, str]:
-    return f"startup-tasks, 100 applied, {word}", f"startup-tasks, 5,000 applied, {word}"
+def _name(count: int, word: str) -> str:
+    return f"startup-tasks, {count:,} applied, {word}"
 
 
 class Boot:
@@ -122,7 +123,7 @@ def _app_boot(bench: Bench) -> Group:
                 return _boot_time(bench, directory, url, boot, where == "directly")
 
             cases[name] = run
-    series = interleave(cases, bench.n(25))
+    series = interleave(cases, bench.n(20))
     verdicts = []
     for word in ("web app, one core", "both cores busy"):
         with_us, alone = series[f"startup-tasks, {word}"], series[f"directly, {word}"]
