@@ -162,7 +162,11 @@ launch() {
         exec env -u STARTUP_LAUNCHING -u STARTUP_DATABASE_URL -u PWD -u OLDPWD -u SHLVL -u _ "$@"
     fi
     set -- STARTUP_LAUNCHING "$$" "$ignored" "$terminal" "$group" "$@"
-    if [ -f "$here/startup/launch.py" ]; then exec "$python" -I -S "$here/startup/launch.py" "$@"; fi
+    # By its file, where that is found: without site and a search for the package it starts in half the time.
+    case $python in */*) lib=${python%/*}/../lib ;; *) lib=/nonexistent ;; esac
+    for dir in "$here" "$lib"/python3*/site-packages; do
+        if [ -f "$dir/startup/launch.py" ]; then exec "$python" -I -S "$dir/startup/launch.py" "$@"; fi
+    done
     exec "$python" -I -m startup.launch "$@"
 }
 
