@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from tests.cluster.nodes import Project
+from tests.conftest import run_query
 
 Query = Callable[[str, str], list[tuple[Any, ...]]]
 WaitUntil = Callable[..., Any]
@@ -308,6 +309,23 @@ class TestFollowers:
             capture_output=True,
         )
         assert node.wait() == 0
+
+    def test_they_need_no_right_to_write(self, project: Project, server: Any, database: str) -> None:
+        reader = f"reader_{database}"
+        admin = server.admin_url(database)
+        may_read = f"ALTER DEFAULT PRIVILEGES FOR ROLE app GRANT SELECT ON TABLES TO {reader}"
+        run_query(admin, f"CREATE ROLE {reader} LOGIN PASSWORD 's3cr3t-Pa55'; {may_read}")
+        try:
+            project.migrations(1)
+            url = project.url.replace("//app:", f"//{reader}:")
+            node = project.start("app", "migrate plans", STARTUP_ROLE="follower", DATABASE_URL=url)
+            node.until("following: nobody runs the tasks")
+            runner = held_up(project)
+            node.until("following: runner holds it, at task 2 of 2, plans, since")
+            project.go("plans-start")
+            assert [runner.wait(), node.wait()] == [0, 0]
+        finally:
+            run_query(admin, f"DROP OWNED BY {reader}; DROP ROLE {reader}")
 
     def test_nobody_runs_what_they_need_is_exit_75(self, any_project: Project) -> None:
         any_project.migrations(1)
