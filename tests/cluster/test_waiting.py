@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
+import sqlite3
 import time
 from collections.abc import Callable
 from typing import Any
@@ -93,6 +95,52 @@ class TestARunnerThatSucceeds:
         follower = project.start("follower", "migrate", STARTUP_ROLE="follower")
         assert [node.wait() for node in [runner, *nodes, follower]] == [0] * 4
         assert project.trace() == ["0001", "0002"]
+
+
+class TestARunnerWhoseTransactionKeepsReadersOut:
+    """SQLite, once a transaction has outgrown its cache of 2 MB."""
+
+    def start(self, make_project: Any, sqlite_url: str) -> tuple[Project, Any]:
+        project = make_project(sqlite_url)
+        project.migrations(1)
+        runner = project.start("runner", "migrate bulk", PAUSE_AT="bulk")
+        project.reached("bulk")
+        return project, runner
+
+    def test_the_others_wait_and_say_for_whom_and_heed_signals(self, make_project: Any, sqlite_url: str) -> None:
+        project, runner = self.start(make_project, sqlite_url)
+        node, follower, stopped = (
+            project.start(name, "migrate bulk", STARTUP_ROLE=role)
+            for name, role in (("node", "auto"), ("follower", "follower"), ("stopped", "auto"))
+        )
+        for one, word in ((node, "waiting for the lock"), (follower, "following"), (stopped, "waiting for the lock")):
+            one.until(f"{word}: runner holds it")
+        stopped.send(signal.SIGTERM)
+        assert stopped.wait(5) == 143
+        project.go("bulk")
+        assert [one.wait() for one in (runner, node, follower)] == [0] * 3
+        assert project.trace() == ["0001", "bulk"]
+
+    def test_a_limit_for_the_wait_holds_there_too(self, make_project: Any, sqlite_url: str) -> None:
+        project, _ = self.start(make_project, sqlite_url)
+        node = project.run("node", "migrate bulk", STARTUP_LOCK_TIMEOUT="1")
+        assert node.code == 75
+        assert "the lock was not free within 1 s (STARTUP_LOCK_TIMEOUT): runner holds it" in node.log()
+
+    def test_another_programs_is_waited_for_as_long_as_for_a_database(self, make_project: Any, sqlite_url: str) -> None:
+        project = make_project(sqlite_url)
+        project.migrations(1)
+        assert project.run("first", "migrate").code == 0
+        with contextlib.closing(sqlite3.connect(sqlite_url.split("///", 1)[1], isolation_level=None)) as other:
+            other.execute("BEGIN EXCLUSIVE")
+            node = project.start("node", "migrate plans")
+            node.until("waiting for another program's transaction: ")
+            late = project.run("late", "migrate plans", STARTUP_DATABASE_TIMEOUT="1")
+            assert late.code == 69
+            assert "cannot be used: database is locked" in late.log()
+            other.execute("COMMIT")
+        assert node.wait() == 0
+        assert project.trace() == ["0001", "plans"]
 
 
 class TestARunnerThatFails:
