@@ -121,6 +121,17 @@ class TestARunnerWhoseTransactionKeepsReadersOut:
         assert [one.wait() for one in (runner, node, follower)] == [0] * 3
         assert project.trace() == ["0001", "bulk"]
 
+    def test_with_a_write_ahead_log_it_keeps_out_nobody(self, make_project: Any, sqlite_url: str) -> None:
+        with contextlib.closing(sqlite3.connect(sqlite_url.split("///", 1)[1])) as other:
+            assert other.execute("PRAGMA journal_mode = WAL").fetchall() == [("wal",)]
+        project, runner = self.start(make_project, sqlite_url)
+        node = project.start("node", "migrate bulk")
+        node.until("waiting for the lock: runner holds it, at task 2 of 2, bulk, since")
+        assert project.trace() == ["0001"]
+        project.go("bulk")
+        assert [one.wait() for one in (runner, node)] == [0] * 2
+        assert project.trace() == ["0001", "bulk"]
+
     def test_a_limit_for_the_wait_holds_there_too(self, make_project: Any, sqlite_url: str) -> None:
         project, _ = self.start(make_project, sqlite_url)
         node = project.run("node", "migrate bulk", STARTUP_LOCK_TIMEOUT="1")
@@ -477,6 +488,7 @@ class TestNamespaces:
             assert [node.wait() for node in nodes] == [0] * 8, nodes
             told = (project.directory / "told").read_text().split()
             assert sorted(told) == [f"ns{n}" for n in range(8)]
+            assert project.query("SELECT count(*) FROM _yoyo_log") == [(1,)], "migrations are the database's"
             server.drop_database(database)
 
     def test_also_in_a_schema_that_is_not_there_yet(self, make_project: Any, database_url: str) -> None:
