@@ -40,6 +40,10 @@ class Unreachable(StartupError):
     code = UNREACHABLE
 
 
+class Busy(Unreachable):
+    """SQLite: somebody else's transaction keeps us out, readers too once it has outgrown its cache."""
+
+
 class LockUnavailable(StartupError):
     """The lock could not be had in time."""
 

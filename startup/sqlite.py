@@ -10,16 +10,20 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import cached_property
-from typing import Any, Literal, NoReturn
+from typing import Any, Literal, NoReturn, TypeVar
 
 from startup import log
 from startup.address import Address
 from startup.database import Holder, Row
-from startup.errors import Interrupted, LockLost, SettingError, TaskFailed, Unreachable
+from startup.errors import Busy, Interrupted, LockLost, SettingError, TaskFailed, Unreachable
 from startup.watch import watching
+
+T = TypeVar("T")
 
 #: How long a statement waits for another connection's write to end, in seconds.
 BUSY = 60.0
+#: The same without the lock, where a look can be repeated, and there is something to say meanwhile.
+LOOK = 2.0
 #: For so long SQLite itself waits, in C code, where no signal is heeded; in milliseconds.
 _BUSY_STEP = 200
 #: How often the lock is looked up while a command runs, in seconds.
@@ -140,9 +144,14 @@ class SqliteSession:
     def connection(self) -> Any:
         try:
             connection = sqlite3.connect(
-                self._path, timeout=BUSY, isolation_level=None, check_same_thread=False, factory=Connection
+                self._path, timeout=0, isolation_level=None, check_same_thread=False, factory=Connection
             )
-            connection.execute("PRAGMA schema_version").fetchall()
+            try:
+                connection.execute("PRAGMA schema_version").fetchall()
+            except sqlite3.OperationalError as error:
+                if "locked" not in str(error):  # somebody writes, so it is a database
+                    raise
+            connection.execute(f"PRAGMA busy_timeout = {BUSY * 1000:.0f}")
         except sqlite3.Error as error:
             raise Unreachable(
                 f"the database at {self.address.masked} cannot be opened: {error}; right would be an SQLite file that "
@@ -179,14 +188,20 @@ class SqliteSession:
     # Work
 
     def execute(self, sql: str, parameters: Sequence[object] = ()) -> list[Row]:
-        """Run one statement; its rows, or none."""
-        cursor = self.connection.cursor()
-        cursor.row_factory = None
-        try:
-            rows: list[Row] = cursor.execute(sql.replace("%s", "?"), tuple(parameters)).fetchall()
-            return rows
-        finally:
-            cursor.close()
+        """Run one statement; its rows, or none. Busy while others keep us out for longer than LOOK, or BUSY."""
+
+        def run() -> list[Row]:
+            cursor = self.connection.cursor()
+            cursor.row_factory = None
+            try:
+                rows: list[Row] = cursor.execute(sql.replace("%s", "?"), tuple(parameters)).fetchall()
+                return rows
+            finally:
+                cursor.close()
+
+        if self.connection.in_transaction:
+            return run()
+        return self._patiently(run, LOOK if self.lock_fd is None else BUSY, "used")
 
     @contextmanager
     def transaction(self, before_commit: Callable[[], None] | None = None) -> Iterator[None]:
@@ -200,7 +215,7 @@ class SqliteSession:
             raise RuntimeError("a transaction is open already")
         if why := self.read_only:  # BEGIN IMMEDIATE itself would not mind
             raise self._cannot_write(why)
-        self._patiently(connection, "BEGIN IMMEDIATE")
+        self._patiently(lambda: connection.execute("BEGIN IMMEDIATE"), BUSY, "written to")
         try:
             connection.guard()
             yield
@@ -208,7 +223,7 @@ class SqliteSession:
             if before_commit is not None:
                 before_commit()
             connection.inside = False
-            self._patiently(connection, "COMMIT")
+            self._patiently(lambda: connection.execute("COMMIT"), BUSY, "written to")
         except BaseException:
             connection.inside = False
             self._roll_back(connection)
@@ -242,19 +257,24 @@ class SqliteSession:
         if self.lock_fd is not None:
             self.require_lock()
 
-    def _patiently(self, connection: Connection, statement: str) -> None:
-        """Run *statement*, again and again for BUSY seconds while others hold the file, and heed signals between."""
-        deadline = time.monotonic() + BUSY
+    def _patiently(self, run: Callable[[], T], seconds: float, what: str) -> T:
+        """*run*, again and again for so long while others hold the file, and heed signals between; then Busy."""
+        connection: Connection = self.connection
+        deadline = time.monotonic() + seconds
         connection.execute(f"PRAGMA busy_timeout = {_BUSY_STEP}")
         try:
             while True:
                 try:
-                    connection.execute(statement)
-                    return
+                    return run()
                 except sqlite3.OperationalError as error:
                     if "locked" in str(error) and time.monotonic() < deadline:
                         continue
-                    raise self._cannot_write(str(error)) from error
+                    told = f"the database at {self.address.masked} cannot be {what}: {error}"
+                    if "locked" in str(error):
+                        raise Busy(told) from error
+                    if what == "used":  # the statement's own fault
+                        raise
+                    raise Unreachable(told) from error
         finally:
             with suppress(sqlite3.Error):
                 connection.execute(f"PRAGMA busy_timeout = {BUSY * 1000:.0f}")

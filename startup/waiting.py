@@ -11,7 +11,7 @@ from startup import ledger as book
 from startup import log
 from startup.cluster import Cluster
 from startup.database import Holder
-from startup.errors import LockUnavailable, TaskFailed, Unreachable
+from startup.errors import Busy, LockUnavailable, TaskFailed, Unreachable
 from startup.ledger import Run
 from startup.tasks import Task
 
@@ -68,6 +68,7 @@ class Waiting:
         self._seen: Run | None = None
         self._asked = 0.0
         self._idle_since: float | None = None
+        self._busy_since: float | None = None
         self._read_only_since: float | None = None
 
     def until_locked(self) -> bool:
@@ -82,6 +83,9 @@ class Waiting:
                 if locked is not None:
                     return locked
                 read_only = self._cluster.session.read_only if self._read_only_since else ""
+            except Busy as error:
+                self._wait_in_the_dark(error, waited)
+                continue
             except Unreachable as error:
                 log.warn(f"{error}; connecting again")
                 self._reconnect()
@@ -95,6 +99,7 @@ class Waiting:
     def _look(self, waited: float) -> bool | None:
         session, ledger = self._cluster.session, self._cluster.ledger
         run = ledger.run()
+        self._busy_since = None
         self._before = self._before or run
         if self._all_done(run):
             return False
@@ -158,6 +163,23 @@ class Waiting:
                 f"nobody has run {names} for {limit:g} s (STARTUP_FOLLOW_TIMEOUT): start the job that does "
                 "(startup init), or leave STARTUP_ROLE at auto"
             )
+
+    def _wait_in_the_dark(self, error: Busy, waited: float) -> None:
+        """Nobody can look how far the run is while its transaction keeps readers out; only who holds the lock."""
+        run = self._seen or Run()
+        if self._cluster.session.holder() is not None:
+            self._busy_since = None
+            if self._settings.role == "follower":
+                self._follow(run)
+            else:
+                self._wait_for_lock(run, waited)
+            return
+        now = time.monotonic()
+        self._busy_since = self._busy_since or now
+        self._telling.say("busy", f"waiting for another program's transaction: {error}")
+        limit = self._settings.database_timeout
+        if limit and now - self._busy_since >= limit:
+            raise error
 
     def _be_patient_with(self, read_only: str) -> None:
         """A server that only reads may be about to be promoted, or the address may soon lead to another one."""

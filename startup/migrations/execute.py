@@ -224,7 +224,12 @@ class Work:
 
     def _statements(self, job: Job, interrupted: bool, progress: Callable[[int], None]) -> None:
         if job.script is None:
-            self._body(job, progress)
+
+            def after_step(number: int) -> None:
+                progress(number)
+                self.session.require_lock()
+
+            self._body(job, after_step)
             return
         for number, statement in enumerate(job.script.statements, 1):
             self.session.require_lock()

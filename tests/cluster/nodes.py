@@ -84,6 +84,14 @@ def unfinished(context):
     leave(context, "unfinished")
 
 @task(policy="once")
+def bulk(context):
+    """SQLite: more than its cache holds, so that readers are kept out until it commits."""
+    context.connection.execute("CREATE TABLE bulk AS WITH RECURSIVE c(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM c "
+                               "WHERE i < 20000) SELECT hex(randomblob(200)) AS t FROM c")
+    leave(context, "bulk")
+    pause_at("bulk")
+
+@task(policy="once")
 def commits(context):
     leave(context, "commits")
     context.connection.execute("COMMIT")
@@ -322,7 +330,16 @@ class Project:
                     with contextlib.suppress(ProcessLookupError):
                         kill(node.pid, signal.SIGKILL)
                 node.wait()
-        for point in ("plans-start", "plans-end", "faulty", "backfill", "command-start", "command-end", "lets_go"):
+        for point in (
+            "plans-start",
+            "plans-end",
+            "faulty",
+            "backfill",
+            "command-start",
+            "command-end",
+            "lets_go",
+            "bulk",
+        ):
             self.go(point)
 
 

@@ -3,8 +3,8 @@
 Hypothesis picks what happens next: a node starts, one is killed, stopped, frozen or loses its session, the server
 crashes, an image with one more migration comes. After each step nothing may have happened twice or out of order; at the
 end everything is let go, one more node starts, and everything must have been done. STARTUP_TEST_EXAMPLES is the number
-of stories for each database (4); ``STARTUP_TEST_EXAMPLES=200 pytest -s tests/cluster/test_stateful.py`` tells many. STARTUP_TEST_WITHOUT takes a guard
-out of the nodes (see guards.py), to see that the stories find that out.
+of stories for each database (4); ``STARTUP_TEST_EXAMPLES=200 pytest -s tests/cluster/test_stateful.py`` tells many.
+STARTUP_TEST_WITHOUT takes a guard out of the nodes (see guards.py): the stories then fail.
 """
 
 from __future__ import annotations

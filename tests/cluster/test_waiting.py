@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
+import sqlite3
 import time
 from collections.abc import Callable
 from typing import Any
@@ -10,6 +12,7 @@ from typing import Any
 import pytest
 
 from tests.cluster.nodes import Project
+from tests.conftest import run_query
 
 Query = Callable[[str, str], list[tuple[Any, ...]]]
 WaitUntil = Callable[..., Any]
@@ -92,6 +95,63 @@ class TestARunnerThatSucceeds:
         follower = project.start("follower", "migrate", STARTUP_ROLE="follower")
         assert [node.wait() for node in [runner, *nodes, follower]] == [0] * 4
         assert project.trace() == ["0001", "0002"]
+
+
+class TestARunnerWhoseTransactionKeepsReadersOut:
+    """SQLite, once a transaction has outgrown its cache of 2 MB."""
+
+    def start(self, make_project: Any, sqlite_url: str) -> tuple[Project, Any]:
+        project = make_project(sqlite_url)
+        project.migrations(1)
+        runner = project.start("runner", "migrate bulk", PAUSE_AT="bulk")
+        project.reached("bulk")
+        return project, runner
+
+    def test_the_others_wait_and_say_for_whom_and_heed_signals(self, make_project: Any, sqlite_url: str) -> None:
+        project, runner = self.start(make_project, sqlite_url)
+        node, follower, stopped = (
+            project.start(name, "migrate bulk", STARTUP_ROLE=role)
+            for name, role in (("node", "auto"), ("follower", "follower"), ("stopped", "auto"))
+        )
+        for one, word in ((node, "waiting for the lock"), (follower, "following"), (stopped, "waiting for the lock")):
+            one.until(f"{word}: runner holds it")
+        stopped.send(signal.SIGTERM)
+        assert stopped.wait(5) == 143
+        project.go("bulk")
+        assert [one.wait() for one in (runner, node, follower)] == [0] * 3
+        assert project.trace() == ["0001", "bulk"]
+
+    def test_with_a_write_ahead_log_it_keeps_out_nobody(self, make_project: Any, sqlite_url: str) -> None:
+        with contextlib.closing(sqlite3.connect(sqlite_url.split("///", 1)[1])) as other:
+            assert other.execute("PRAGMA journal_mode = WAL").fetchall() == [("wal",)]
+        project, runner = self.start(make_project, sqlite_url)
+        node = project.start("node", "migrate bulk")
+        node.until("waiting for the lock: runner holds it, at task 2 of 2, bulk, since")
+        assert project.trace() == ["0001"]
+        project.go("bulk")
+        assert [one.wait() for one in (runner, node)] == [0] * 2
+        assert project.trace() == ["0001", "bulk"]
+
+    def test_a_limit_for_the_wait_holds_there_too(self, make_project: Any, sqlite_url: str) -> None:
+        project, _ = self.start(make_project, sqlite_url)
+        node = project.run("node", "migrate bulk", STARTUP_LOCK_TIMEOUT="1")
+        assert node.code == 75
+        assert "the lock was not free within 1 s (STARTUP_LOCK_TIMEOUT): runner holds it" in node.log()
+
+    def test_another_programs_is_waited_for_as_long_as_for_a_database(self, make_project: Any, sqlite_url: str) -> None:
+        project = make_project(sqlite_url)
+        project.migrations(1)
+        assert project.run("first", "migrate").code == 0
+        with contextlib.closing(sqlite3.connect(sqlite_url.split("///", 1)[1], isolation_level=None)) as other:
+            other.execute("BEGIN EXCLUSIVE")
+            node = project.start("node", "migrate plans")
+            node.until("waiting for another program's transaction: ")
+            late = project.run("late", "migrate plans", STARTUP_DATABASE_TIMEOUT="1")
+            assert late.code == 69
+            assert "cannot be used: database is locked" in late.log()
+            other.execute("COMMIT")
+        assert node.wait() == 0
+        assert project.trace() == ["0001", "plans"]
 
 
 class TestARunnerThatFails:
@@ -309,6 +369,23 @@ class TestFollowers:
         )
         assert node.wait() == 0
 
+    def test_they_need_no_right_to_write(self, project: Project, server: Any, database: str) -> None:
+        reader = f"reader_{database}"
+        admin = server.admin_url(database)
+        may_read = f"ALTER DEFAULT PRIVILEGES FOR ROLE app GRANT SELECT ON TABLES TO {reader}"
+        run_query(admin, f"CREATE ROLE {reader} LOGIN PASSWORD 's3cr3t-Pa55'; {may_read}")
+        try:
+            project.migrations(1)
+            url = project.url.replace("//app:", f"//{reader}:")
+            node = project.start("app", "migrate plans", STARTUP_ROLE="follower", DATABASE_URL=url)
+            node.until("following: nobody runs the tasks")
+            runner = held_up(project)
+            node.until("following: runner holds it, at task 2 of 2, plans, since")
+            project.go("plans-start")
+            assert [runner.wait(), node.wait()] == [0, 0]
+        finally:
+            run_query(admin, f"DROP OWNED BY {reader}; DROP ROLE {reader}")
+
     def test_nobody_runs_what_they_need_is_exit_75(self, any_project: Project) -> None:
         any_project.migrations(1)
         node = any_project.run("app", "migrate plans", STARTUP_ROLE="follower", STARTUP_FOLLOW_TIMEOUT="0.5")
@@ -411,6 +488,7 @@ class TestNamespaces:
             assert [node.wait() for node in nodes] == [0] * 8, nodes
             told = (project.directory / "told").read_text().split()
             assert sorted(told) == [f"ns{n}" for n in range(8)]
+            assert project.query("SELECT count(*) FROM _yoyo_log") == [(1,)], "migrations are the database's"
             server.drop_database(database)
 
     def test_also_in_a_schema_that_is_not_there_yet(self, make_project: Any, database_url: str) -> None:
