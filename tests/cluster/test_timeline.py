@@ -65,7 +65,7 @@ class TestTheBars:
         found = nodes(any_project)
         spans = {name: [(span["kind"], span["name"]) for span in node["spans"]] for name, node in found.items()}
         assert spans["runner"] == [("task", "migrate"), ("task", "plans"), ("task", "prices")]
-        assert spans["node0"] == spans["node1"] == [("wait", "")]
+        assert spans["node0"] == spans["node1"] == [("wait", "lock")]
         assert {node["state"] for node in found.values()} == {"done"}
         drawn = bars(any_project)
         assert re.fullmatch(r" +runner [█▓]+ +done: migrate [\d.]+ s, plans [\d.]+ s, prices [\d.]+ s", drawn["runner"])
