@@ -116,13 +116,13 @@ def _bar(row: Row, left: float, unit: float, cells: int, look: Style) -> list[st
 def _told(row: Row) -> str:
     parts = []
     for kind, name, words in (
-        (journal.PING, "", "ping"),
-        (journal.WAIT, "database", "waited for the database"),
-        (journal.WAIT, "lock", "waited"),
+        (journal.PING, "", "ping {}"),
+        (journal.WAIT, "database", "waited {} for the database"),
+        (journal.WAIT, "lock", "waited {} for the lock"),
     ):
         took = [(s.end or s.start) - s.start for s in row.spans if (s.kind, s.name) == (kind, name)]
         if took:
-            parts.append(f"{words} {_seconds(sum(took))}")
+            parts.append(words.format(_seconds(sum(took))))
     parts += [
         f"{span.name} {_seconds((span.end or span.start) - span.start)}{' failed' if span.failed else ''}"
         for span in row.spans
