@@ -414,11 +414,11 @@ leave_the_flow_for_one_offs() {
         if [ -t 0 ]; then exec_directly "$@"; fi
         ;;
     esac
+    case $1,${2:-},$# in startup,health,2) tell_health ;; esac # also where Python is broken
     find_python
     [ "$1" = startup ] || return 0
     case ${2:-init} in
-    health) [ "$#" -gt 2 ] || tell_health ;;
-    init | run | ping | plan | status | describe | forget | rollback | -*) ;;
+    health | init | run | ping | plan | status | describe | forget | rollback | -*) ;;
     *) return 0 ;;
     esac
     shift

@@ -30,6 +30,8 @@ COLUMNS = {
 KEY = "namespace, node, phase"
 PING, WAIT, TASK = "ping", "wait", "task"
 WAITING, RUNNING, DONE, FAILED, STOPPED = "waiting", "running", "done", "failed", "stopped"
+#: Seconds.
+SHORT = 0.05
 #: Rows older than this are removed by the next run.
 _OLD = {
     "postgresql": "pg_catalog.clock_timestamp() - interval '1 day'",
@@ -73,14 +75,16 @@ class Journal:
         self._spans.append(Span(kind, name, time.monotonic()))
 
     def end(self, failed: bool = False) -> None:
-        """It does nothing more."""
-        if self._spans and self._spans[-1].end is None:
-            self._spans[-1].end = time.monotonic()
-            self._spans[-1].failed = failed
+        """It does nothing more. A wait that was none is not worth a bar."""
+        last = self._spans[-1] if self._spans else None
+        if last is not None and last.end is None:
+            last.end, last.failed = time.monotonic(), failed
+            if last.kind == WAIT and last.end - last.start < SHORT:
+                self._spans.pop()
 
     def wait(self, session: Session) -> None:
         """It waits: told at once, but on SQLite, where the one who is waited for is the one who writes."""
-        self.begin(WAIT)
+        self.begin(WAIT, "lock")
         self._told = True
         if session.dialect != "sqlite":
             self.write(session, WAITING)

@@ -123,10 +123,14 @@ class Runner:
 
     def _is_prepared(self) -> bool:
         """Is there a session now, and was everything found done while the app booted?"""
-        if self._preparation is not None:
-            return self._preparation.result()
-        self._cluster.open()
-        return False
+        self._journal.begin(journal.WAIT, "database")
+        try:
+            if self._preparation is not None:
+                return self._preparation.result()
+            self._cluster.open()
+            return False
+        finally:
+            self._journal.end()
 
     def _run_between(self, tasks: Sequence[Task]) -> None:
         """Everything of the cluster's is done: what is left are local tasks that stand between."""

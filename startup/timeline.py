@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
+from itertools import groupby
 
 from startup import journal
 from startup.journal import Node, Span
@@ -22,10 +23,14 @@ class Style:
     tasks: str = "█▓"
     colours: bool = False
 
-    def paint(self, cell: str) -> str:
-        """One cell, coloured."""
-        code = {self.ping: "36", self.wait: "33", self.tasks[0]: "32", self.tasks[1]: "32", "x": "31"}.get(cell)
-        return f"\033[{code}m{cell}\033[0m" if self.colours and code else cell
+    def paint(self, cells: list[str]) -> str:
+        """The cells, each in its colour."""
+        codes = {self.ping: "36", self.wait: "33", self.tasks[0]: "32", self.tasks[1]: "32", "x": "31"}
+        parts = []
+        for cell, run in groupby(cells):
+            bar = "".join(run)
+            parts.append(f"\033[{codes[cell]}m{bar}\033[0m" if self.colours and cell in codes else bar)
+        return "".join(parts)
 
 
 ASCII = Style(ping=".", wait="-", tasks="#=")
@@ -88,7 +93,7 @@ def draw(nodes: Sequence[Node], now: float, width: int, look: Style) -> list[str
         f"{look.ping} ping  {look.wait} waiting  {look.tasks[0]}{look.tasks[1]} tasks by turns"
     ]
     for row, words in list(zip(shown, told, strict=True))[:MOST]:
-        bar = "".join(map(look.paint, _bar(row, left, whole / cells, cells, look)))
+        bar = look.paint(_bar(row, left, whole / cells, cells, look))
         lines.append(f"{row.node[:margin]:<{margin}} {bar} {words}")
     if len(shown) > MOST:
         lines.append(f"and {len(shown) - MOST} nodes more (see --json)")
@@ -109,11 +114,15 @@ def _bar(row: Row, left: float, unit: float, cells: int, look: Style) -> list[st
 
 
 def _told(row: Row) -> str:
-    parts = [
-        f"{verb} {_seconds(sum((s.end or s.start) - s.start for s in row.spans if s.kind == kind))}"
-        for kind, verb in ((journal.PING, "ping"), (journal.WAIT, "waited"))
-        if any(span.kind == kind for span in row.spans)
-    ]
+    parts = []
+    for kind, name, words in (
+        (journal.PING, "", "ping {}"),
+        (journal.WAIT, "database", "waited {} for the database"),
+        (journal.WAIT, "lock", "waited {} for the lock"),
+    ):
+        took = [(s.end or s.start) - s.start for s in row.spans if (s.kind, s.name) == (kind, name)]
+        if took:
+            parts.append(words.format(_seconds(sum(took))))
     parts += [
         f"{span.name} {_seconds((span.end or span.start) - span.start)}{' failed' if span.failed else ''}"
         for span in row.spans

@@ -65,11 +65,11 @@ class TestTheBars:
         found = nodes(any_project)
         spans = {name: [(span["kind"], span["name"]) for span in node["spans"]] for name, node in found.items()}
         assert spans["runner"] == [("task", "migrate"), ("task", "plans"), ("task", "prices")]
-        assert spans["node0"] == spans["node1"] == [("wait", "")]
+        assert spans["node0"] == spans["node1"] == [("wait", "lock")]
         assert {node["state"] for node in found.values()} == {"done"}
         drawn = bars(any_project)
         assert re.fullmatch(r" +runner [█▓]+ +done: migrate [\d.]+ s, plans [\d.]+ s, prices [\d.]+ s", drawn["runner"])
-        assert re.fullmatch(r" +node0 +─+ +done: waited [\d.]+ s", drawn["node0"])
+        assert re.fullmatch(r" +node0 +─+ +done: waited [\d.]+ s for the lock", drawn["node0"])
         assert drawn["node0"].index("─") > drawn["runner"].index("█")
 
     def test_while_it_runs_they_reach_to_now(self, project: Project, wait_until: Any) -> None:

@@ -24,6 +24,7 @@ PATTERNS = {
     "resolver": r"[^;]+",
 }
 APP = ("sleep", "60")
+UNTIL_READY = "until [ -e state/ready ]; do sleep 0.1; done"
 #: Until the ping loop has begun: the module writes this file just before.
 PINGED = "until [ -e state/log ]; do sleep 0.1; done; sleep 2; "
 
@@ -218,8 +219,20 @@ FAILURES = (
         0,
         "`auto` waits for a TCP port, and a worker has none.",
         "`STARTUP_PING=none`, or a ping that fits.",
-        app=("sleep", "2"),
+        app=("sh", "-c", UNTIL_READY),
         env={"STARTUP_PING_TIMEOUT": "1", "STARTUP_TASKS": "none"},
+    ),
+    Failure(
+        "wrong_PORT",
+        APP_FAILS,
+        "A warning at each start, after `STARTUP_PING_TIMEOUT`; then all goes on.",
+        "startup: warning: no sign of the app but that it is alive after 4 s, which is taken for an answer: PORT is "
+        "<other>, but the app listens on tcp://127.0.0.1:<port>; set STARTUP_PING=tcp://127.0.0.1:<port>",
+        0,
+        "The variable `PORT` is set, and the app does not heed it.",
+        "Make the app listen on `$PORT`, or set `STARTUP_PING` to where it does listen.",
+        app=("sh", "-c", "python3 app.py {port} 200 & " + UNTIL_READY + "; kill $!"),
+        env={"PORT": "{other}", "STARTUP_PING_TIMEOUT": "4", "STARTUP_TASKS": "none"},
     ),
     Failure(
         "not_found",

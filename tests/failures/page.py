@@ -30,6 +30,6 @@ def page() -> str:
             chapter = failure.chapter
             parts.append(f"## {chapter}\n")
         lines = "\n".join(f"    {line}".rstrip() for line in failure.line.splitlines())
-        title = failure.name.replace("_", " ").capitalize()
+        title = failure.name.replace("_", " ")
         parts.append(f"### {title}\n{failure.symptom}\n\n{lines}\n\n- Cause: {failure.cause}\n- Cure: {failure.cure}\n")
     return "\n".join(parts)

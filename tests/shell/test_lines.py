@@ -1,0 +1,97 @@
+"""Section 9 of the contract: the shell's lines and the module's are of one form, in text and in JSON."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import re
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+from .conftest import Entrypoint
+
+TASKS = {
+    "STARTUP_TASKS": "one@local two@local",
+    "STARTUP_TASK_ONE": "true",
+    "STARTUP_TASK_TWO": "exit 3",
+    "STARTUP_LOG_FORMAT": "json",
+    "STARTUP_NODE": "web-1",
+}
+#: In this order on every line, whoever writes it.
+COMMON = ["@timestamp", "log.level", "message", "host.name", "event.dataset"]
+
+
+def events(text: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def test_each_json_line_has_the_same_fields_in_the_same_form_whoever_writes_it(entrypoint: Entrypoint) -> None:
+    found = events(entrypoint.run("sleep", "30", env=TASKS).stderr)
+    for event in found:
+        assert list(event)[:5] == COMMON
+        assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", event["@timestamp"])
+        assert (event["host.name"], event["event.dataset"]) == ("web-1", "startup")
+        assert event["startup.phase"] == "post_start"
+    assert found[-1]["message"].endswith("the app was stopped (exit code 70)")
+    assert found[-1]["process.exit_code"] == 70 and found[-1]["log.level"] == "error"
+
+
+def test_they_tell_task_k_of_n_its_duration_and_the_attempt(entrypoint: Entrypoint) -> None:
+    answered, starts, done, *_ = events(entrypoint.run("sleep", "30", env=TASKS).stderr)
+    assert answered["startup.attempt"] == 1 and answered["event.duration"] > 0
+    assert [starts[f"startup.{name}"] for name in ("task", "position", "total")] == ["one", 1, 2]
+    assert "startup.task" not in answered
+    assert isinstance(done["event.duration"], int) and 0 < done["event.duration"] < 20e9  # nanoseconds
+
+
+@pytest.mark.parametrize("name", ["no\nsuch\tthing", 'a "quoted" \\ one', "\033[31mred\033[0m \x01\x7f", "caf\u00e9"])
+def test_what_json_must_escape_is_escaped_in_the_shells_lines(entrypoint: Entrypoint, name: str) -> None:
+    (event,) = events(entrypoint.run(name, env={"STARTUP_LOG_FORMAT": "json", "STARTUP_NODE": name}).stderr)
+    assert f"there is no '{name}'" in event["message"] and event["host.name"] == name
+
+
+def test_what_a_dotenv_file_says_of_the_log_holds_for_the_shells_lines_too(entrypoint: Entrypoint) -> None:
+    (entrypoint.directory / ".env").write_text("STARTUP_LOG_FORMAT=json\nSTARTUP_NODE=from dotenv\n")
+    env = {**TASKS, "STARTUP_DOTENV": ".env", "STARTUP_LOG_FORMAT": "unset", "STARTUP_NODE": "unset"}
+    last = events(entrypoint.run("sleep", "30", env=env).stderr)[-1]
+    assert last["host.name"] == "from dotenv" and last["process.exit_code"] == 70
+
+
+def test_without_a_name_the_node_is_the_host(entrypoint: Entrypoint) -> None:
+    (event,) = events(entrypoint.run("nosuch", env={"STARTUP_LOG_FORMAT": "json"}).stderr)
+    assert event["host.name"] == os.uname().nodename
+
+
+@pytest.mark.parametrize(("env", "coloured"), [({}, True), ({"NO_COLOR": "1"}, False)])
+def test_the_last_line_is_red_on_a_terminal_and_only_there(
+    entrypoint: Entrypoint, env: dict[str, str], coloured: bool
+) -> None:
+    assert "\033" not in entrypoint.run("nosuch", env=env).stderr
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        entrypoint.words("nosuch"), env=entrypoint.environment(env), stderr=theirs, cwd=entrypoint.directory
+    )
+    os.close(theirs)
+    assert process.wait(20) == 127
+    said = os.read(ours, 65536).decode()
+    os.close(ours)
+    assert said.startswith("\033[31mstartup: error: ") == coloured and said.startswith("startup: ") != coloured
+
+
+def test_health_starts_no_python(entrypoint: Entrypoint) -> None:
+    running = entrypoint.start("sleep", "30")
+    running.wait_until_ready()
+    mark = entrypoint.directory / "started"
+    python = entrypoint.directory / "python"
+    python.write_text(f'#!/bin/sh\n: >{mark}\nexec {sys.executable} "$@"\n')
+    python.chmod(0o755)
+    for broken in (str(python), "/nowhere/python"):
+        done = entrypoint.run("startup", "health", env={"STARTUP_PYTHON": broken})
+        assert (done.returncode, done.stdout, done.stderr) == (0, "ready\n", "")
+    assert not mark.exists()
+    assert entrypoint.run("startup", "status", env={"STARTUP_PYTHON": str(python)}).returncode == 78
+    assert mark.exists()
