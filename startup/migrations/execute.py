@@ -183,12 +183,14 @@ class Work:
         """
         patience = side.Patience(f"{job.what} waits for", self.seconds_left, self.report)
         interrupted = self._begin_by_statement(job, state, patience)
-        done = 0
+        reached = done = 0
 
         def progress(number: int) -> None:
-            nonlocal done
-            done = number
-            self._keep_count(job.migration, number)
+            nonlocal reached, done
+            reached = number
+            if not self._in_transaction() or (job.script and sqltext.is_commit(job.script.statements[number - 1])):
+                done = number  # within a BEGIN of the file's own nothing is durable yet
+                self._keep_count(job.migration, number)
 
         started = time.monotonic()
         watch = self._watch(job)
@@ -197,8 +199,9 @@ class Work:
                 self._limit_table_locks(job)
                 self._statements(job, interrupted, progress)
         except Exception as error:
+            undone = self._in_transaction()
             self._after_failure(job, error)
-            raise self._stopped_midway(job, error, done, state) from None
+            raise self._stopped_midway(job, error, done, reached, undone, state) from None
         seconds = time.monotonic() - started
         self.session.reset()
         with self.session.transaction(lambda: record(seconds)):
@@ -226,7 +229,8 @@ class Work:
             self._body(job, progress)
             return
         for number, statement in enumerate(job.script.statements, 1):
-            self.session.require_lock()
+            if not self._in_transaction() or sqltext.is_commit(statement):
+                self.session.require_lock()  # a query between BEGIN and SET TRANSACTION would be an error
             if not self._index_is_there(statement, interrupted):
                 self._statement(job, statement)
                 self._index_is_there(statement, interrupted=False, built=True)
@@ -284,11 +288,17 @@ class Work:
     def _set_lock_timeout(self, value: str) -> None:
         self.session.execute("SELECT pg_catalog.set_config('lock_timeout', %s, false)", (value,))
 
-    def _stopped_midway(self, job: Job, error: Exception, done: int, state: str) -> StartupError:
-        """What has run and what has not; a file of which nothing has run is as if it had not been begun."""
+    def _stopped_midway(
+        self, job: Job, error: Exception, done: int, reached: int, undone: bool, state: str
+    ) -> StartupError:
+        """What has run and what has not; a file of which nothing has run is as if it had not been begun.
+
+        *undone*: the statements between *done* and *reached* were in a transaction of the file's own.
+        """
         statements = job.script.statements if job.script else []
-        failed = statements[done] if done < len(statements) else None
-        clean = done == 0 and isinstance(error, AtStatement) and failed is not None and sqltext.is_atomic(failed)
+        failed = statements[reached] if reached < len(statements) else None
+        whole = failed is not None and (undone or sqltext.is_atomic(failed))
+        clean = done == 0 and isinstance(error, AtStatement) and whole
         if clean and state != tables.OWED:
             with self.session.transaction():
                 self.session.require_lock()
