@@ -337,9 +337,19 @@ def test_rollback_takes_back_the_newest_migrations(image: Any, query: Any) -> No
 
 
 @BOTH
-def test_rollback_of_nothing_says_so(image: Any) -> None:
-    done = image("rollback")
-    assert done.returncode in (0, 70) and done.stderr and "Traceback" not in done.stderr
+@pytest.mark.parametrize("count", ["1", "3"])
+def test_rollback_of_more_than_there_is_changes_nothing_and_says_how_many_there_are(
+    image: Any, query: Any, count: str
+) -> None:
+    """One of none, three of two: what was asked for is wrong, nothing was tried."""
+    if count == "3":
+        ok(image, "init")
+    before = tables(image, query)
+    done = image("rollback", "--count", count)
+    assert done.returncode == 78 and "Traceback" not in done.stderr
+    says = "2 of this image's migrations are applied: 1 to 2" if count == "3" else "none of this image's migrations is"
+    assert f"--count {count}: {says}" in done.stderr
+    assert tables(image, query) == before
 
 
 @pytest.mark.parametrize("count", ["0", "-1", "all", "1.5"])
