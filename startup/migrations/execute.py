@@ -19,7 +19,14 @@ Drift = Literal["fail", "warn"]
 
 
 class _CommittedByItself(Exception):
-    """The transaction that is open now, if any, is not the one that was begun for the migration."""
+    """The transaction that is open now, if any, is not the one that was begun for the migration.
+
+    *error* is what the migration failed with after that, if it did.
+    """
+
+    def __init__(self, error: Exception | None = None) -> None:
+        self.error = error
+        super().__init__(error)
 
 
 class _StockYoyo(Exception):
@@ -75,6 +82,7 @@ class Work:
 
     def __post_init__(self) -> None:
         self.backend = side.backend(self.session)
+        self._begun: object = None
 
     # ------------------------------------------------------------------ in one transaction
 
@@ -96,16 +104,14 @@ class Work:
                 return time.monotonic() - started
             except _StockYoyo as error:
                 patience.for_stock_yoyo(error.row)
-            except _CommittedByItself:
-                self._remember_own_commit(job)
-                raise TaskFailed(
-                    f"{job.path}: it committed or rolled back by itself (COMMIT, ROLLBACK, connection.commit() ...): "
-                    f"what it did may be there, its mark is not\n{job.before}\n{_by_hand(job.migration, job.direction)}"
-                ) from None
+            except _CommittedByItself as error:
+                raise self._by_itself(job, error.error) from None
             except _AppliedMeanwhile:
                 raise
             except Exception as error:
                 self._after_failure(job, error)
+                if self._has_committed():
+                    raise self._by_itself(job, error) from None
                 if watch.needs_yoyos_tables:
                     told = f"{job.path}: {_YOYOS_TABLES}\n{job.before}; nothing of this file\n{_CORRECT}"
                     raise TaskFailed(told) from None
@@ -120,9 +126,14 @@ class Work:
 
         # transaction() looks up the lock before it calls finish
         with self.session.transaction(finish):
-            begun = self._begin(job)
-            self._body(job, lambda number: None)
-            self._require_own_transaction(begun)
+            self._begun = self._begin(job)
+            try:
+                self._body(job, lambda number: None)
+            except Exception as error:
+                if self.session.dialect == "postgresql" and not self._in_transaction():
+                    raise _CommittedByItself(error) from error
+                raise
+            self._require_own_transaction(self._begun)
 
     def _begin(self, job: Job) -> object:
         """Set the limit for table locks; something that tells this transaction from another one."""
@@ -167,12 +178,22 @@ class Work:
         if self.session.dialect == "postgresql":
             self.session.execute("RESET SESSION AUTHORIZATION; RESET ROLE")
 
-    def _remember_own_commit(self, job: Job) -> None:
-        """So that it is not run again blindly."""
-        self.session.reset()
+    def _has_committed(self) -> bool:
+        """Has the transaction that was begun for a migration that failed been committed, before it failed?"""
+        if self.session.dialect != "postgresql":
+            return False
+        return bool(self.session.execute("SELECT pg_catalog.txid_status(%s)", (self._begun,))[0][0] == "committed")
+
+    def _by_itself(self, job: Job, error: Exception | None) -> TaskFailed:
+        """The error for a file that ended its transaction, and then may have failed; not to be run again blindly."""
+        self._after_failure(job, error or _CommittedByItself())
         with self.session.transaction():
-            state = tables.STARTED if job.direction == "apply" else tables.ROLLBACK
-            self.marks.put(job.migration, state)
+            self.marks.put(job.migration, tables.STARTED if job.direction == "apply" else tables.ROLLBACK)
+        then = f"; then it failed: {failure.reason(failure.before_savepoints(error), 0)}" if error else ""
+        return TaskFailed(
+            f"{job.path}: it committed or rolled back by itself (COMMIT, ROLLBACK, connection.commit() ...): "
+            f"what it did may be there, its mark is not{then}\n{job.before}\n{_by_hand(job.migration, job.direction)}"
+        )
 
     # ------------------------------------------------------------ statement by statement
 

@@ -39,6 +39,13 @@ def sqlstate(error: BaseException) -> str | None:
     return state
 
 
+def before_savepoints(error: BaseException) -> BaseException:
+    """What came first, where *error* is only that yoyo's savepoints were gone with their transaction."""
+    while sqlstate(error) in ("25P01", "3B001") and (earlier := driver_error(error).__context__) is not None:
+        error = earlier
+    return error
+
+
 def may_pass_later(error: BaseException) -> bool:
     """Was it only the wrong moment: a lock that others held, a deadlock, a conflict?"""
     state = sqlstate(error) or ""

@@ -113,6 +113,23 @@ def test_a_python_migration_that_commits_by_itself_is_caught_and_not_run_again(
     assert bench.apply() == 0
 
 
+@pytest.mark.parametrize("how", ["COMMIT", "COMMIT; BEGIN", "COMMIT; BEGIN; CREATE TABLE b ()"])
+@pytest.mark.parametrize("fault", ["raise ValueError('no plan')", "connection.execute('SELECT nope')"])
+def test_a_python_migration_that_commits_by_itself_and_then_fails_is_not_run_again(
+    bench: Any, query: Query, how: str, fault: str
+) -> None:
+    """Its commit has happened: 'nothing of this file' would be a lie."""
+    bench.write(
+        _0001_a_py="from yoyo import step\ndef up(connection):\n    connection.execute('CREATE TABLE a (x int)')\n"
+        f"    connection.execute('{how}')\n    {fault}\nstep(up)\n"
+    )
+    said = bench.fails()
+    assert "committed or rolled back by itself" in said and "then it failed: " in said
+    assert "no plan" in said or "SQLSTATE 42703" in said
+    assert query(bench.url, "SELECT to_regclass('a')::text, to_regclass('b')") == [("a", None)]
+    assert "was interrupted" in bench.fails()
+
+
 def test_psycopgs_own_commit_inside_a_python_migration_is_refused_and_nothing_stays(bench: Any, query: Query) -> None:
     bench.write(
         _0001_a_py="from yoyo import step\ndef up(connection):\n    connection.execute('CREATE TABLE a (x int)')\n"
