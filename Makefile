@@ -3,26 +3,29 @@ PYTHON ?= python3
 DEMO_HOST ?= 127.0.0.1
 DEMO_PORT ?= 8000
 PYTEST_ARGS ?=
+BENCH_ARGS ?=
 
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format up down clean
+.PHONY: help demo test bench lint format up down clean
 
 bin := .venv/bin
-# how each stamp file is made: .venv/.installed-EXTRA stands for "the package, editable, with the extra EXTRA"
+# how each stamp file is made: .venv/.installed-EXTRA stands for "the package, editable, with the extra EXTRA",
+# .venv-EXTRA/.installed for the same in an environment of its own
 define install
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { \
 	  echo "make: $(PYTHON) is $$($(PYTHON) -V 2>&1); Python 3.10 or newer is needed: make $(MAKECMDGOALS) PYTHON=python3.13" >&2; exit 1; }
-	@test -x $(bin)/pip || $(PYTHON) -m venv .venv || { \
-	  echo "make: $(PYTHON) -m venv failed; on Debian and Ubuntu: apt-get install python3-venv" >&2; rm -rf .venv; exit 1; }
-	@echo "make: installing into .venv (the first time this takes a minute)" >&2
-	@$(bin)/pip install --quiet --disable-pip-version-check --editable '.[$*]'
+	@test -x $(@D)/bin/pip || $(PYTHON) -m venv $(@D) || { \
+	  echo "make: $(PYTHON) -m venv failed; on Debian and Ubuntu: apt-get install python3-venv" >&2; rm -rf $(@D); exit 1; }
+	@echo "make: installing into $(@D) (the first time this takes a minute)" >&2
+	@$(@D)/bin/pip install --quiet --disable-pip-version-check --editable '.[$*]'
 	@touch $@
 endef
 
 help:
 	@echo 'make demo    the demo app under entrypoint.sh, on SQLite, at http://$(DEMO_HOST):$(DEMO_PORT)/ until Ctrl-C'
 	@echo 'make test    all tests; those that need Docker are skipped, and counted, where there is none'
+	@echo 'make bench   speed and memory against peers, 20 minutes; BENCH_ARGS="--quick 1 3" for some rows, in short'
 	@echo 'make lint    ruff, mypy --strict, shellcheck'
 	@echo 'make format  what ruff can mend by itself'
 	@echo 'make up      the demo on PostgreSQL: docker compose up --build --wait; make down ends it'
@@ -32,12 +35,18 @@ help:
 .venv/.installed-%: pyproject.toml entrypoint.sh bin/startup
 	$(install)
 
+.venv-%/.installed: pyproject.toml
+	$(install)
+
 demo: .venv/.installed-demo
 	@STARTUP_ENV=dev STARTUP_PYTHON=$(bin)/python STARTUP_STATE_DIR=.venv/state PATH="$(CURDIR)/$(bin):$$PATH" \
 	  ./entrypoint.sh uvicorn --app-dir examples/demo --host $(DEMO_HOST) --port $(DEMO_PORT) app:app
 
 test: .venv/.installed-dev
 	@$(bin)/pytest --numprocesses auto --dist loadgroup $(PYTEST_ARGS)
+
+bench: .venv-bench/.installed
+	@.venv-bench/bin/python -m bench $(BENCH_ARGS)
 
 lint: .venv/.installed-dev
 	@$(bin)/ruff check
@@ -58,5 +67,5 @@ down:
 	docker compose down
 
 clean:
-	rm -rf .venv build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis startup.db startup.db-* startup.db.startup.lock
+	rm -rf .venv .venv-bench build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis startup.db startup.db-* startup.db.startup.lock
 	find . -name __pycache__ -prune -exec rm -rf {} +

@@ -72,6 +72,7 @@ ping_then_run_tasks() {
 }
 
 wait_for_the_app() {
+    lost=
     wait_for "$app"
     code=$?
     app=
@@ -95,6 +96,7 @@ finish() {
 
 # usage: run_module PHASE; its exit code is left in $module_code (of pre_start and post_start only).
 run_module() {
+    phase=$1
     module _phase "$1" --state "$state" --app "$app" </dev/null >&2 &
     helper=$!
     case $1 in
@@ -160,7 +162,11 @@ launch() {
         exec env -u STARTUP_LAUNCHING -u STARTUP_DATABASE_URL -u PWD -u OLDPWD -u SHLVL -u _ "$@"
     fi
     set -- STARTUP_LAUNCHING "$$" "$ignored" "$terminal" "$group" "$@"
-    if [ -f "$here/startup/launch.py" ]; then exec "$python" -I -S "$here/startup/launch.py" "$@"; fi
+    # By its file, where that is found: without site and a search for the package it starts in half the time.
+    case $python in */*) lib=${python%/*}/../lib ;; *) lib=/nonexistent ;; esac
+    for dir in "$here" "$lib"/python3*/site-packages; do
+        if [ -f "$dir/startup/launch.py" ]; then exec "$python" -I -S "$dir/startup/launch.py" "$@"; fi
+    done
     exec "$python" -I -m startup.launch "$@"
 }
 
@@ -239,7 +245,7 @@ to_app() {
     [ -n "$app" ] || return 0
     until_executed "$app" # what it is before that would lose the signal
     case $group in
-    true) kill "-$1" -- "-$app" 2>/dev/null ;;
+    true) kill "-$1" "-$app" 2>/dev/null ;; # no "--": Debian 12's dash takes it for a number
     *) kill "-$1" "$app" 2>/dev/null ;;
     esac
     case $terminal,$1 in leader,15) kill -CONT "$app" 2>/dev/null ;; esac # Ctrl-Z may have stopped it
@@ -261,7 +267,7 @@ until_executed() {
 on_child() {
     woken=1
     read -r stat 2>/dev/null <"/proc/$app/stat" || return 0
-    case ${stat##*) } in T*) kill -CONT -- "-$app" ;; esac
+    case ${stat##*) } in T*) kill -CONT "-$app" ;; esac
 }
 
 # ------------------------------------------------------------------------------------------- waiting, ending
@@ -274,13 +280,11 @@ wait_for() {
         set -- "$1" "$?"      # not in a variable: a trap may come in between, and wait too
         [ -n "$woken" ] || return "$2"
         if kill -0 "$1" 2>/dev/null || [ -d "/proc/$1" ]; then continue; fi
+        # bash throws away the status of a child that ends in the very moment of a trapped signal: it would wait on.
+        case ${BASH_VERSION:+$(jobs -l)} in *" $1 Running"*) lost=', or another one, which bash has lost' && return "$2" ;; esac
         wait "$1" 2>/dev/null
         set -- "$1" "$2" "$?"
         if [ "$3" -eq 127 ]; then return "$2"; fi
-        # bash throws away the status of a child that ends in the very moment of a trapped signal.
-        case ${BASH_VERSION:+$3},$(jobs -l) in
-        255,*" $1 Running"*) lost=', or another one, which bash has lost' && return "$2" ;;
-        esac
         return "$3"
     done
 }
@@ -328,7 +332,7 @@ conclude() {
     tell phase "ended: $2"
     if [ -n "$state" ]; then rm -f "$state/ready"; fi
     if [ -w /dev/termination-log ]; then printf '%s\n' "$2" >/dev/termination-log; fi
-    say "${3:-info}" "$2"
+    say "${3:-info}" "$2" "$1"
     exit "$1"
 }
 
@@ -351,19 +355,48 @@ in_words() {
     esac
 }
 
-# usage: say LEVEL TEXT
+# usage: say LEVEL TEXT [EXIT_CODE]; in the same form as startup/log.py does
 say() {
-    case ${STARTUP_LOG_LEVEL:-info},$1 in error,info | warning,info) return 0 ;; esac
+    format=${STARTUP_LOG_FORMAT:-text} level=${STARTUP_LOG_LEVEL:-info} node=${STARTUP_NODE:-}
+    if [ -e "$state/log" ]; then read -r format level node <"$state/log"; fi # as dotenv files have it
+    case $level,$1 in error,info | error,warning | warning,info) return 0 ;; esac
     trap '' PIPE # a reader that went away must not look like a signal for the app
-    if [ "${STARTUP_LOG_FORMAT:-text}" = json ]; then
-        printf '{"@timestamp":"%s","log.level":"%s","message":"%s","event.dataset":"startup"}\n' \
-            "$(date -u +%Y-%m-%dT%H:%M:%SZ)" "$1" "$(printf '%s' "$2" | sed 's/[\\"]/\\&/g')" >&2
-    elif [ "$1" = info ]; then
-        printf 'startup: %s\n' "$2" >&2
+    prefix=startup: colour='' plain=''
+    case $1 in info) ;; *) prefix="startup: $1:" ;; esac
+    if [ "$format" = json ]; then
+        [ -n "$node" ] || read -r node 2>/dev/null </proc/sys/kernel/hostname
+        now=$(date -u +%Y-%m-%dT%H:%M:%S.%3N)
+        case $now in *[!0-9T:.-]*) now=${now%.*}.000 ;; esac # busybox knows no fractions
+        printf '{"@timestamp": "%sZ", "log.level": "%s", "message": "%s", "host.name": "%s", %s%s%s}\n' \
+            "$now" "$1" "$(json_text "$2")" "$(json_text "$node")" '"event.dataset": "startup"' \
+            "${phase:+, \"startup.phase\": \"$phase\"}" "${3:+, \"process.exit_code\": $3}" >&2
     else
-        printf 'startup: %s: %s\n' "$1" "$2" >&2
+        if [ -t 2 ] && [ -z "${NO_COLOR:-}" ]; then
+            case $1 in error) colour='\033[31m' ;; warning) colour='\033[33m' ;; esac
+            plain=${colour:+'\033[0m'}
+        fi
+        # shellcheck disable=SC2059  # escapes of our own
+        printf "$colour%s %s$plain\n" "$prefix" "$2" >&2
     fi
     trap 'on_signal 13' PIPE
+}
+
+# usage: json_text TEXT; as it stands between the quotes of a JSON string (RFC 8259, section 7)
+json_text() {
+    controls='' code=1
+    case $1 in
+    *[[:cntrl:]]*)
+        while [ "$code" -lt 32 ]; do
+            if [ "$code" -ne 10 ]; then
+                # shellcheck disable=SC2059  # an octal escape
+                char=$(printf "\\$(printf '%03o' "$code")")
+                controls="$controls;s/$char/\\\\u$(printf '%04x' "$code")/g"
+            fi
+            code=$((code + 1))
+        done
+        ;;
+    esac
+    printf '%s' "$1" | LC_ALL=C sed "s/[\\\\\"]/\\\\&/g$controls" | tr '\n' '\001' | LC_ALL=C sed "$(printf 's/\001/\\\\n/g')"
 }
 
 # ---------------------------------------------------------------------------- one-offs, the process, its state
@@ -447,7 +480,7 @@ claim_state_dir() {
     [ -d "$1" ] || mkdir -p -m 755 "$1" 2>/dev/null || return 1
     case $1 in "${STARTUP_STATE_DIR:-/run/startup}") ;; *) { [ -O "$1" ] && [ ! -L "$1" ]; } || return 1 ;; esac
     if [ -e "$1/pid" ]; then
-        (cd "$1" && rm -f pid phase ready failed result reason pre_stop post_stop stop_timeout) 2>/dev/null
+        (cd "$1" && rm -f pid phase ready failed result reason log pre_stop post_stop stop_timeout) 2>/dev/null
     fi
     { printf '%s %s\n' "$$" "$started" >"$1/pid"; } 2>/dev/null || return 1
     state=$1
@@ -484,7 +517,7 @@ tell() {
 
 app_ended=3            # the module's exit code: the app ended while tasks were left
 app_ended_unanswered=4 # the same, and it had not answered an explicit ping
-state='' app='' helper='' timer='' module_code=0 code=0 lost=''
+state='' app='' helper='' timer='' module_code=0 code=0 lost='' phase=''
 stage=boot stop_signals='' stopping='' passed_on='' woken='' how=' by itself'
 group=false terminal='' closed='' ignored=0 uid=0 started=0 own_command=''
 here=.

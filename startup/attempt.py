@@ -147,6 +147,10 @@ class Ping:
         """What a person could do when nothing has answered for a while; empty: nothing to say."""
         return ""
 
+    def advice(self, app: App) -> str:
+        """What a person could do when it was not answered in time."""
+        return "the app's own output may say why; if it only needs longer, raise the limit"
+
     def attempt(self, app: App, limit: float = LIMIT) -> Answer:
         """One try, limited to *limit* seconds. Errors become answers.
 

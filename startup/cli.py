@@ -54,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _tell(error: StartupError) -> None:
     for line in error.faults if isinstance(error, SettingError) else [str(error)]:
-        log.fail(line)
+        log.fail(line, exit_code=error.code)
 
 
 def _tell_of_a_defect(error: Exception) -> int:
@@ -93,8 +93,12 @@ def _run(runner: Runner, state: State) -> None:
     try:
         runner.run()
     except AppEnded:
-        state.write("reason", f"before the startup was done; these tasks did not run: {', '.join(runner.left)}")
+        state.write("reason", f"before the startup was done; {_undone(runner.left)}")
         raise
+
+
+def _undone(tasks: Sequence[str]) -> str:
+    return f"these tasks did not run: {', '.join(tasks)}; the app's own output says why it ended"
 
 
 # --------------------------------------------------------------------------------------------- the verbs
@@ -105,6 +109,7 @@ def init(arguments: argparse.Namespace, interrupts: Interrupts) -> int:
     from startup import plan
 
     loaded = _load()
+    log.always(phase="post_start")
     resolved = plan.resolve(loaded, "post_start", arguments.name or None)
     _run(_runner(loaded, resolved, State(""), interrupts), State(""))
     if not resolved.tasks:
@@ -115,14 +120,16 @@ def init(arguments: argparse.Namespace, interrupts: Interrupts) -> int:
 def phase(arguments: argparse.Namespace, interrupts: Interrupts) -> int:
     """One phase of the flow, for entrypoint.sh."""
     kept = State(arguments.state)
+    log.always(phase=arguments.phase)
     loaded = _load(warn=arguments.phase == "post_start")
     app = int(arguments.app) if arguments.app else None
+    kept.write("log", f"{loaded.log_format} {loaded.log_level} {loaded.node}")  # a dotenv file may have set these
     try:
         if arguments.phase in ("pre_stop", "post_stop"):
             return _stop_phase(arguments.phase, loaded, interrupts)
         return _start_phase(arguments.phase, loaded, app, kept, interrupts)
     except StartupError as error:
-        faults = error.faults if isinstance(error, SettingError) else [str(error)]
+        faults = list(error.faults) if isinstance(error, SettingError) else [str(error)]
         reason = "; ".join(faults) if isinstance(error, SettingError) else faults[0].partition("\n")[0]
         kept.write("reason", reason)
         kept.phase(f"failed: {reason}")
@@ -149,7 +156,7 @@ def _start_phase(name: str, loaded: Settings, app: int | None, kept: State, inte
     runner = _runner(loaded, plan, kept, interrupts)
     if name == "post_start" and app is not None:
         runner.prepare()
-        code = _wait_for_the_app(loaded, plan, app, kept)
+        code = _wait_for_the_app(loaded, plan, app, kept, runner)
         if code:
             return code
         interrupts.watch_app(app)
@@ -157,8 +164,9 @@ def _start_phase(name: str, loaded: Settings, app: int | None, kept: State, inte
     return 0
 
 
-def _wait_for_the_app(loaded: Settings, plan: Plan, app: int, kept: State) -> int:
+def _wait_for_the_app(loaded: Settings, plan: Plan, app: int, kept: State, runner: Runner) -> int:
     from startup import ping
+    from startup.attempt import App
 
     outcome = ping.wait(
         loaded.ping,
@@ -169,17 +177,24 @@ def _wait_for_the_app(loaded: Settings, plan: Plan, app: int, kept: State) -> in
         warn=log.warn,
     )
     if outcome.result == ping.DIED:
-        left = ", ".join(task.name for task in plan.tasks)
+        left = [task.name for task in plan.tasks]
         explicit = loaded.ping.explicit
         before = f"before it answered its ping (last: {outcome.answer.text})" if explicit or left else ""
-        kept.write("reason", f"{before}; these tasks did not run: {left}" if left else before)
+        kept.write("reason", f"{before}; {_undone(left)}" if left else before)
         return APP_ENDED_UNANSWERED if explicit else APP_ENDED
     if outcome.result == ping.TIMED_OUT:
+        with App(app) as watched:
+            advice = loaded.ping.advice(watched)
         raise PingTimeout(
             f"the app did not answer within {loaded.ping_timeout:g} s (STARTUP_PING_TIMEOUT): {loaded.ping}: "
-            f"{outcome.answer.text}"
+            f"{outcome.answer.text}; {advice}"
         )
-    log.say(f"the app answers after {outcome.seconds:.2f} s ({loaded.ping}: {outcome.answer.text})")
+    runner.pinged(outcome.seconds)
+    log.say(
+        f"the app answers after {outcome.seconds:.2f} s ({loaded.ping}: {outcome.answer.text})",
+        seconds=outcome.seconds,
+        attempt=outcome.tries,
+    )
     return 0
 
 

@@ -43,6 +43,11 @@ class Cluster:
             self._session = None
 
     @property
+    def is_open(self) -> bool:
+        """Is there a session?"""
+        return self._session is not None
+
+    @property
     def session(self) -> Session:
         """The session, which is open."""
         assert self._session is not None

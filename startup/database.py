@@ -17,6 +17,12 @@ class Holder:
     node: str
     detail: str  # "pid 4711, user app, from 10.0.0.7, connected for 12 s", for a person
     pid: int | None = None  # of the server's process, where there is one
+    doing: str = ""  # "for 3 s: UPDATE plans ...", where the server shows it
+    cut: bool = False  # are these only the first bytes of the node's name?
+
+    def name(self, running: str) -> str:
+        """The node's whole name, if *running*, which the ledger says is at work now, is it."""
+        return running if self.cut and running.startswith(self.node) else self.node
 
 
 class Session(Protocol):
@@ -81,6 +87,9 @@ class Session(Protocol):
 
     def holder(self) -> Holder | None:
         """Who holds the lock, where that can be seen."""
+
+    def connected(self) -> set[str] | None:
+        """The nodes that have a session now, this one aside; None where that cannot be told."""
 
     def reset(self) -> None:
         """Undo what a task or migration did to the session (search_path, role, timeouts), the lock aside."""

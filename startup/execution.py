@@ -20,6 +20,12 @@ if TYPE_CHECKING:
     from startup import migrations
 
 
+LOST = (
+    "the lock was lost while task {} ran, so that was stopped: its database session ended, and another node may have "
+    "taken over; a restart goes on where the ledger stands"
+)
+
+
 class Execution:
     """Runs the tasks of one phase; knows neither lock nor ledger."""
 
@@ -38,7 +44,10 @@ class Execution:
             with self._interrupts.limit(task.timeout, self._settings.stop_timeout, f"task {task.name}"):
                 yield
         except TimedOut:
-            raise TaskFailed(f"task {task.name} was not done within {task.timeout:.3g} s, its time limit") from None
+            raise TaskFailed(
+                f"task {task.name} was not done within {task.timeout:.3g} s, its time limit (STARTUP_TIMEOUT, or the "
+                "task's own): let it do less, or give it more time"
+            ) from None
         except (Interrupted, KeyboardInterrupt):
             raise
         except TaskFailed as error:
@@ -64,7 +73,7 @@ class Execution:
             self._command(task).wait()
         else:
             command = self._command(task, session.lock_fd)
-            with session.watch(lambda: command.lose(LockLost(f"the lock was lost while task {task.name} ran"))):
+            with session.watch(lambda: command.lose(LockLost(LOST.format(task.name)))):
                 command.wait()
         return ""
 

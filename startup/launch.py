@@ -12,8 +12,13 @@ and drop names such as `spring.datasource.url`.
 from __future__ import annotations
 
 import os
-import signal
 import sys
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import signal
+else:
+    import _signal as signal  # without signal's enums, whose import takes as long as all the rest of Python's start
 
 
 def environment(shell: str) -> dict[bytes, bytes]:

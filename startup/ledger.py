@@ -51,7 +51,7 @@ _KEYS = {"startup_ledger": "namespace, task, key", "startup_run": "namespace"}
 _TIME = {"postgresql": "timestamptz", "sqlite": "text"}
 #: The advisory lock for making the tables: held for a moment, by one who waits for nothing.
 _CREATION = int.from_bytes(b"startup+", "big")
-_NOW = {"postgresql": "clock_timestamp()", "sqlite": "strftime('%Y-%m-%d %H:%M:%f', 'now')"}
+NOW = {"postgresql": "clock_timestamp()", "sqlite": "strftime('%Y-%m-%d %H:%M:%f', 'now')"}
 
 RUNNING, DONE, FAILED, STOPPED = "running", "done", "failed", "stopped"
 
@@ -105,6 +105,24 @@ class Run:
         return f"at task {self.position} of {self.total}, {self.task}"
 
 
+def make_tables(session: Session, tables: dict[str, dict[str, str]], keys: dict[str, str]) -> None:
+    """Make what is missing of *tables*, and of their columns. In a transaction, under the lock."""
+    if session.dialect == "postgresql":  # another namespace has another lock, and the same tables
+        session.execute(f"SELECT pg_catalog.pg_advisory_xact_lock({_CREATION})")
+    session.ensure_schema()
+    for table, columns in tables.items():
+        kinds = {column: kind.format(time=_TIME[session.dialect]) for column, kind in columns.items()}
+        if not session.has_table(table):
+            body = ", ".join(f"{column} {kind}" for column, kind in kinds.items())
+            session.execute(f"CREATE TABLE {session.qualify(table)} ({body}, PRIMARY KEY ({keys[table]}))")
+            continue
+        have = session.columns(table)
+        for column, kind in kinds.items():
+            if column not in have:
+                name = session.qualify(table)
+                session.execute(f"ALTER TABLE {name} ADD COLUMN {column} {kind.removesuffix(' NOT NULL')}")
+
+
 class Ledger:
     """Reads and writes both tables on the session that does the work."""
 
@@ -115,33 +133,22 @@ class Ledger:
 
     def exists(self) -> bool:
         """Have the tables been made? Once seen, they stay."""
-        if not self._columns and all(self._session.has_table(name) for name in TABLES):
-            self._columns = {name: self._session.columns(name) for name in TABLES}
-        return bool(self._columns)
+        if not self._columns:  # each table is asked for once: a boot with nothing to do has to be cheap
+            found: dict[str, set[str]] = {}
+            for name in TABLES:
+                found[name] = self._session.columns(name)
+                if not found[name]:
+                    return False
+            self._columns = found
+        return True
 
     def create(self) -> None:
         """Make the tables, and the columns that an older image did not know. Only under the lock."""
         if self.exists() and all(self._columns[table] >= set(columns) for table, columns in _COLUMNS.items()):
             return
         with self._session.transaction():
-            if self._session.dialect == "postgresql":  # another namespace has another lock, and the same tables
-                self._session.execute(f"SELECT pg_catalog.pg_advisory_xact_lock({_CREATION})")
-            self._session.ensure_schema()
-            for table, columns in _COLUMNS.items():
-                times = _TIME[self._session.dialect]
-                self._create(table, {name: kind.format(time=times) for name, kind in columns.items()})
+            make_tables(self._session, _COLUMNS, _KEYS)
         self._columns = {}
-
-    def _create(self, table: str, kinds: dict[str, str]) -> None:
-        name = self._session.qualify(table)
-        if not self._session.has_table(table):
-            body = ", ".join(f"{column} {kind}" for column, kind in kinds.items())
-            self._session.execute(f"CREATE TABLE {name} ({body}, PRIMARY KEY ({_KEYS[table]}))")
-            return
-        have = self._session.columns(table)
-        for column, kind in kinds.items():
-            if column not in have:
-                self._session.execute(f"ALTER TABLE {name} ADD COLUMN {column} {kind.removesuffix(' NOT NULL')}")
 
     def entries(self) -> list[Entry]:
         """Every row of the namespace, in the order in which they were begun."""
@@ -236,8 +243,12 @@ class Ledger:
             self._execute("DELETE FROM {startup_ledger} WHERE namespace = %s AND task = %s", (self._namespace, task))
         return len(rows)
 
+    def now(self) -> object:
+        """The time by the clock that all of this is told in."""
+        return self._execute("SELECT {now}", ())[0][0]
+
     def _execute(self, sql: str, parameters: tuple[object, ...]) -> list[Row]:
-        sql = sql.replace("{now}", _NOW[self._session.dialect])
+        sql = sql.replace("{now}", NOW[self._session.dialect])
         for table in TABLES:
             sql = sql.replace(f"{{{table}}}", self._session.qualify(table))
         try:

@@ -1,32 +1,45 @@
 """Lines on stderr: one an event, each with the same prefix; JSON when asked for.
 
 JSON lines use the field names of the Elastic Common Schema (``@timestamp``, ``log.level``, ``message``,
-``event.*``, ``host.name``, ``error.*``); what ECS has no name for stands under ``startup.*``.
+``event.dataset``, ``event.duration``, ``host.name``, ``process.exit_code``); what ECS has no name for stands under
+``startup.*``: ``phase``, ``task``, ``position`` and ``total`` (task k of n), ``attempt``.
+entrypoint.sh writes the same.
 """
 
 from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 
 logger = logging.getLogger("startup")
 
 #: What may never be printed: passwords and the contents of ``_FILE`` settings. Filled by the settings.
 _secrets: set[str] = set()
 MASK = "***"
+#: What lines have in JSON as long as it holds: those of every thread (see always()), those of one (see about()).
+_always: dict[str, object] = {}
+_about: ContextVar[dict[str, object] | None] = ContextVar("about", default=None)
 LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 
 
 def hide(secret: str) -> None:
-    """Keep *secret* out of every line from now on, in the raw and in the percent-encoded form."""
+    """Keep *secret* out of every line from now on: raw, percent-encoded, and as repr(), json and libpq quote it."""
     from urllib.parse import quote, quote_plus, unquote
 
     if not secret:
         return
     forms = {secret, unquote(secret)}
     _secrets.update(forms, map(quote, forms), map(quote_plus, forms), (quote(form, safe="") for form in forms))
-    _secrets.update([repr(form)[1:-1] for form in forms])
+    for form in forms:
+        escaped = form.replace("\\", "\\\\")
+        in_json = escaped.replace('"', '\\"')
+        in_ascii = "".join(
+            c if c.isascii() else f"\\u{ord(c):04x}" for c in in_json
+        )  # json.dumps() unless told otherwise
+        _secrets.update((repr(form)[1:-1], in_json, in_ascii, escaped.replace("'", "\\'")))  # psycopg's make_conninfo()
 
 
 def redact(text: str) -> str:
@@ -86,7 +99,15 @@ class JsonFormatter(logging.Formatter):
             "event.dataset": "startup",
         }
         extra: dict[str, object] = getattr(record, "fields", {})
-        fields.update({f"startup.{name}": redact_all(value) for name, value in extra.items()})
+        for name, value in extra.items():
+            if value is None:
+                continue
+            if name == "exit_code":
+                fields["process.exit_code"] = value
+            elif name == "seconds" and isinstance(value, int | float):
+                fields["event.duration"] = round(value * 1e9)  # ECS: in nanoseconds
+            else:
+                fields[f"startup.{name}"] = redact_all(value)
         return json.dumps(fields, ensure_ascii=False, default=str)
 
 
@@ -100,15 +121,31 @@ def configure(level: str = "info", form: str = "text", node: str = "") -> None:
     # a closed stderr is None
     colour = sys.stderr is not None and sys.stderr.isatty() and not os.environ.get("NO_COLOR")
     handler = logging.StreamHandler(sys.stderr)
+    node = node or os.environ.get("STARTUP_NODE") or os.uname().nodename
     handler.setFormatter(JsonFormatter(node) if form == "json" else TextFormatter(colour))
     logger.handlers[:] = [handler]
     logger.setLevel(LEVELS.get(level, logging.INFO))
     logger.propagate = False
 
 
+def always(**fields: object) -> None:
+    """From here on every line has *fields* in JSON; None takes one away."""
+    _always.update(fields)
+
+
+@contextmanager
+def about(**fields: object) -> Iterator[None]:
+    """Every line that this thread writes in here has *fields* in JSON."""
+    token = _about.set({**(_about.get() or {}), **fields})
+    try:
+        yield
+    finally:
+        _about.reset(token)
+
+
 def say(message: str, level: int = logging.INFO, **fields: object) -> None:
     """One event: a line in words; *fields* stand beside it in JSON only (``task``, ``phase``, ``seconds`` ...)."""
-    logger.log(level, "%s", message, extra={"fields": fields})
+    logger.log(level, "%s", message, extra={"fields": {**_always, **(_about.get() or {}), **fields}})
 
 
 def warn(message: str, **fields: object) -> None:

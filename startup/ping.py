@@ -37,15 +37,16 @@ class Outcome:
     """How a wait ended.
 
     ``result`` is ANSWERED, DIED (the app ended), TIMED_OUT or GAVE_UP; ``answer`` is the last try's own; ``seconds`` is
-    how long it took.
+    how long it took, and ``tries`` how often it was asked.
     """
 
-    __slots__ = ("answer", "result", "seconds")
+    __slots__ = ("answer", "result", "seconds", "tries")
 
-    def __init__(self, result: str, answer: Answer, seconds: float) -> None:
+    def __init__(self, result: str, answer: Answer, seconds: float, tries: int) -> None:
         self.result = result
         self.answer = answer
         self.seconds = seconds
+        self.tries = tries
 
     def __repr__(self) -> str:
         return f"Outcome({self.result!r}, {self.answer!r}, {self.seconds:.3f})"
@@ -143,13 +144,13 @@ def wait(
     most), one every 10 s; and what to set when ``auto`` has had nothing for 10 s. Signals' handlers may raise.
     """
     started = time.monotonic()
-    answer = Answer(False, "it was not asked yet")
+    answer, tries = Answer(False, "it was not asked yet"), 0
     pause = min(ping.first_pause, interval or ping.first_pause)
     lines = _Lines(ping, started, report)
     with App(app) as watched:
 
         def outcome(result: str) -> Outcome:
-            return Outcome(result, answer, time.monotonic() - started)
+            return Outcome(result, answer, time.monotonic() - started, tries)
 
         try:
             while True:
@@ -159,6 +160,7 @@ def wait(
                     return outcome(GAVE_UP)
                 cost = time.process_time()
                 left = started + timeout - time.monotonic() if timeout else LIMIT
+                tries += 1
                 answer = ping.attempt(watched, max(0.1, min(LIMIT, left)))
                 if answer.ok:
                     return outcome(ANSWERED)

@@ -225,7 +225,7 @@ class Planner:
         settings = self.settings
         if task.clustered and settings.address_faults:
             self.faults += settings.address_faults
-        elif task.clustered and not settings.database_url:
+        elif task.clustered and not settings.database_url and not any("DATABASE_URL" in one for one in settings.faults):
             if task.kind in ("migrate", "users"):
                 why, way_out = "works on the database", ""
             else:

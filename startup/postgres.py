@@ -14,6 +14,7 @@ from startup.database import Holder, Row
 from startup.errors import LockLost, SettingError, StartupError, TaskFailed, Unreachable
 from startup.postgres_connect import (
     APPLICATION,
+    NAME_BYTES,
     arguments,
     dead_peer_seconds,
     dial,
@@ -262,7 +263,7 @@ class PostgresSession:
             self._held = False
             return LockLost(
                 f"the lock is lost: its database session is gone ({why}); what was not committed is rolled back, "
-                "and another node may have taken over"
+                "and another node may have taken over; a restart goes on where the ledger stands"
             )
         return Unreachable(f"the session with the database at {self.address.masked} is gone: {why}")
 
@@ -412,7 +413,7 @@ class PostgresSession:
         self._held = False
         return LockLost(
             "the lock is lost: something released it on this session (pg_advisory_unlock_all, DISCARD ALL); "
-            "another node may have taken over"
+            "another node may have taken over; a restart goes on where the ledger stands"
         )
 
     def watch(self, on_lost: Callable[[], None]) -> AbstractContextManager[None]:
@@ -423,13 +424,14 @@ class PostgresSession:
         """Who holds the lock, as far as this role may see it."""
         rows = self.execute(
             "SELECT a.pid, a.usename, a.application_name, pg_catalog.host(a.client_addr),"
-            " extract(epoch FROM pg_catalog.clock_timestamp() - a.backend_start)::bigint"
+            " extract(epoch FROM pg_catalog.clock_timestamp() - a.backend_start)::bigint,"
+            " a.state, extract(epoch FROM pg_catalog.clock_timestamp() - a.state_change)::bigint, a.query"
             f" FROM (SELECT pid FROM pg_catalog.pg_locks WHERE {self._is_lock}) l JOIN pg_catalog.pg_stat_activity a"
             " USING (pid)"
         )
         if not rows:
             return None
-        pid, user, application, host, age = rows[0]
+        pid, user, application, host, age, state, since, query = rows[0]
         ours = str(application or "").startswith(APPLICATION)
         parts = [f"pid {pid}", f"user {user}"]
         if application and not ours:
@@ -438,7 +440,19 @@ class PostgresSession:
             parts.append(f"from {host}")
         if age is not None:
             parts.append(f"connected for {age} s")
-        return Holder(node=application[len(APPLICATION) :] if ours else "", detail=", ".join(parts), pid=pid)
+        doing = f"for {since} s: {_statement(query)}" if state == "active" else f"no statement for {since} s"
+        node = application[len(APPLICATION) :] if ours else ""
+        cut = ours and len(application.encode()) > NAME_BYTES - 4  # not in the middle of a character
+        return Holder(node, detail=", ".join(parts), pid=pid, cut=cut, doing=doing if state else "")
+
+    def connected(self) -> set[str] | None:
+        """The nodes that have a session now, this one aside, by what is kept of their names (63 bytes)."""
+        rows = self.execute(
+            f"SELECT pg_catalog.substr(application_name, {len(APPLICATION) + 1}) FROM pg_catalog.pg_stat_activity"
+            f" WHERE pg_catalog.left(application_name, {len(APPLICATION)}) = '{APPLICATION}'"
+            " AND datname = pg_catalog.current_database() AND pid <> pg_catalog.pg_backend_pid()"
+        )
+        return {name for (name,) in rows}
 
     def blockers(self, pid: int | None = None) -> list[str]:
         """The sessions that this one (or process *pid*) waits for, each in words; asked on a second connection."""
@@ -477,5 +491,11 @@ def _describe(pid: int, user: str, application: str, host: str, state: str, quer
     parts.append(
         (state or "state not shown to this role") + (f", in a transaction for {age} s" if age is not None else "")
     )
+    statement = _statement(query)
+    return ", ".join(parts) + (f": {statement}" if statement else "")
+
+
+def _statement(query: str | None) -> str:
+    """SQL on one line, and not too long a one."""
     statement = " ".join((query or "").split())
-    return ", ".join(parts) + (f": {statement[:200]}{'...' if len(statement) > 200 else ''}" if statement else "")
+    return f"{statement[:200]}..." if len(statement) > 200 else statement

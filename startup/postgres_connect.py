@@ -66,23 +66,39 @@ _FINAL = (
         "check sslmode, sslrootcert and the server's certificate",
     ),
 )
+_PLACE = "is it running, are host and port of DATABASE_URL right?"
 _WAIT = (
-    (r"is starting up|not yet accepting|is shutting down|recovery mode|recovery state", "the server is starting up"),
+    (
+        r"is starting up|not yet accepting|is shutting down|recovery mode|recovery state",
+        "the server is starting up",
+        "does it need longer than STARTUP_DATABASE_TIMEOUT?",
+    ),
     (
         r"too many clients|too many connections|connection slots are|no more connections allowed",
         "the server has too many connections",
+        "is the limit (max_connections, CONNECTION LIMIT) high enough for the apps and one more for each node?",
     ),
     (
         r"session is read-only|hot standby mode|session is not read-only",
         "no server with the wanted target_session_attrs is there (read-only, or a fail-over under way)",
+        "is the primary among the hosts of DATABASE_URL?",
     ),
     (
         r"translate host name|resolve|Name or service not known|name resolution|No address associated",
         "the host name cannot be resolved",
+        "is the host of DATABASE_URL spelt right, and on this network?",
     ),
-    (r"Connection refused|No such file or directory|Connection reset by peer", "the connection is refused"),
-    (r"time(d )?out|no answer|No route to host|unreachable|Host is down", "there is no answer"),
-    (r"closed the connection|EOF|eof|Broken pipe|could not receive|could not send", "the server hangs up"),
+    (r"Connection refused|No such file or directory|Connection reset by peer", "the connection is refused", _PLACE),
+    (
+        r"time(d )?out|no answer|No route to host|unreachable|Host is down",
+        "there is no answer",
+        "is it running, is the host of DATABASE_URL right, does a firewall let its port through?",
+    ),
+    (
+        r"closed the connection|EOF|eof|Broken pipe|could not receive|could not send",
+        "the server hangs up",
+        "is that a PostgreSQL server, and what does its own log say?",
+    ),
 )
 _SETTING = (
     r"^(?:.*failed: |connection is bad: )?(invalid|could not match|definition of service|service file|bad value|weak)"
@@ -95,9 +111,9 @@ def explain(text: str) -> Failure:
     for pattern, words, advice in _FINAL:
         if re.search(pattern, text):
             return Failure(words, advice, final=True)
-    for pattern, words in _WAIT:
+    for pattern, words, advice in _WAIT:
         if re.search(pattern, text):
-            return Failure(words, "is it running, are host and port of DATABASE_URL right?", final=False)
+            return Failure(words, advice, final=False)
     return Failure("the connection failed", "is it running, and is DATABASE_URL right?", final=False)
 
 
@@ -220,10 +236,11 @@ def reach(attempt: Callable[[float | None], T], address: Address, timeout: float
     """
     import psycopg
 
-    start = time.monotonic()
+    start, tries = time.monotonic(), 0
     deadline = start + timeout if timeout else None
     pause, told, told_at = 0.05, "", start
     while True:
+        tries += 1
         try:
             return attempt(max(deadline - time.monotonic(), 0.1) if deadline else None)
         except (psycopg.OperationalError, psycopg.ProgrammingError, TimeoutError) as error:
@@ -242,11 +259,12 @@ def reach(attempt: Callable[[float | None], T], address: Address, timeout: float
                 f"{where} could not be reached within {timeout:g} s (STARTUP_DATABASE_TIMEOUT): {failure.words}; "
                 f"{failure.advice} The last error: {text}"
             ) from cause
-        if failure.words != told:
-            report(f"waiting for {where}: {failure.words}")
-            told, told_at = failure.words, now
-        elif now - told_at >= PROGRESS:
-            report(f"still waiting for {where} after {now - start:.0f} s: {failure.words} ({text})")
-            told_at = now
+        with log.about(attempt=tries):
+            if failure.words != told:
+                report(f"waiting for {where}: {failure.words}")
+                told, told_at = failure.words, now
+            elif now - told_at >= PROGRESS:
+                report(f"still waiting for {where} after {now - start:.0f} s: {failure.words} ({text})")
+                told_at = now
         pause = min(pause * 1.6, 1.0)
         time.sleep(max(0, min(pause * random.uniform(0.75, 1.25), deadline - now if deadline else pause)))

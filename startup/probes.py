@@ -77,21 +77,27 @@ class Tcp(Ping):
         self.host = host
         self.port = port
 
+    def advice(self, app: App) -> str:
+        rows = sockets.of_app(app.pid, sockets.listening(app.pid))
+        if not rows:
+            return f"the app listens on no TCP port; {super().advice(app)}"
+        if self.port not in sockets.ports(rows):
+            return f"the app listens on {', '.join(sockets.urls(rows))}, so ping that"
+        return super().advice(app)
+
     def answer(self, attempt: Attempt) -> Answer:
         with _connect(self.host, self.port, attempt):
             return Answer(True, "connection accepted")
 
 
-class Http(Ping):
+class Http(Tcp):
     """``http://`` and ``https://``: any status below 500. Redirects are not followed, proxies not used.
 
     The body is not needed: a server that never ends it has answered with its status line.
     """
 
     def __init__(self, name: str, host: str, port: int, target: str, tls: bool) -> None:
-        super().__init__(name)
-        self.host = host
-        self.port = port
+        super().__init__(name, host, port)
         self.tls = tls
         shown = f"[{host}]" if ":" in host else host
         if port != (443 if tls else 80):

@@ -75,5 +75,6 @@ class Command:
 def in_words(code: int) -> str:
     """How a process ended; *code* is negative for a signal, as subprocess has it."""
     if code < 0:
-        return f"it was killed by {signal.Signals(-code).name}"
-    return f"it ended with exit code {code}"
+        what = " (out of memory, or kill -9)" if -code == signal.SIGKILL else ""
+        return f"it was killed by {signal.Signals(-code).name}{what}"
+    return f"it ended with exit code {code}; its own output says why"

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
+from startup import journal, log, waiting
 from startup import ledger as book
-from startup import log, waiting
 from startup.cluster import Cluster
 from startup.database import Session
 from startup.errors import Interrupted, LockLost, StartupError, TaskFailed, Unreachable
@@ -42,6 +42,7 @@ class Runner:
         self._cluster = Cluster(settings, interrupts, connect)
         self._execution = Execution(settings, plan.phase, interrupts)
         self._preparation: Preparation | None = None
+        self._journal = journal.Journal(settings.namespace, settings.node, plan.phase)
         self._left = [task.name for task in plan.tasks]
 
     @property
@@ -52,6 +53,10 @@ class Runner:
     def key(self, task: Task) -> str:
         """What a task has to be done for (see the ledger)."""
         return self._cluster.key(task)
+
+    def pinged(self, seconds: float) -> None:
+        """The app has answered, after so long."""
+        self._journal.passed(journal.PING, seconds)
 
     def prepare(self) -> None:
         """Connect and compare on a thread while the app boots, so that nothing of it is left to do when it answers."""
@@ -83,14 +88,16 @@ class Runner:
 
     def run_one(self, task: Task) -> None:
         """Run one task here and now, without lock, ledger and database."""
-        started = self._announce(task)
-        with self._execution.limited(task):
-            said = self._execution.run(task)
-        self._finished(task, started, said)
+        with self._telling_of(task):
+            started = self._announce(task)
+            with self._execution.limited(task):
+                said = self._execution.run(task)
+            self._finished(task, started, said)
 
     # ------------------------------------------------------------------------ the cluster's tasks
 
     def _run_cluster(self, tasks: Sequence[Task]) -> None:
+        outcome = journal.FAILED
         try:
             if self._is_prepared():
                 done = True
@@ -100,8 +107,19 @@ class Runner:
                 self._run_between(tasks)
             else:
                 self._run_locked(tasks)
+            outcome = journal.DONE
+        except (LockLost, Unreachable):
+            outcome = ""  # there is nothing left to write with
+            raise
+        except Interrupted:
+            outcome = journal.STOPPED
+            raise
         finally:
-            self._cluster.close()
+            try:
+                if outcome and self._cluster.is_open:
+                    self._journal.close(self._cluster.session, outcome)
+            finally:
+                self._cluster.close()
 
     def _is_prepared(self) -> bool:
         """Is there a session now, and was everything found done while the app booted?"""
@@ -126,12 +144,15 @@ class Runner:
                 "primary's address and a role that may write"
             )
         self._create_ledger()
+        self._journal.create(session)
         waiting.for_vanished(self._cluster, self._say_waiting)
         epoch = ledger.begin(self.settings.node, self.plan.phase, len(self.plan.tasks))
+        self._journal.end()
         try:
             for task in tasks:
                 if task.clustered:
-                    self._run_clustered(task, epoch)
+                    with self._telling_of(task):
+                        self._run_clustered(task, epoch)
                 else:
                     self.run_one(task)
         except (LockLost, Unreachable):
@@ -166,10 +187,11 @@ class Runner:
         entry = self._entry(task, epoch)
         if self._is_done(task, entry):
             self._left.remove(task.name)
-            log.say(f"{self._place(task)} is done already", task=task.name)
+            log.say(f"{self._place(task)} is done already")
             return
         started = self._announce(task)
         self._cluster.ledger.step(epoch, task.name, self._position(task))
+        self._journal.write(self._cluster.session, journal.RUNNING)
         try:
             with self._execution.limited(task):
                 said = self._do(task, entry, started)
@@ -229,19 +251,29 @@ class Runner:
     # ------------------------------------------------------------------------- what is said
 
     def _say_waiting(self, text: str) -> None:
-        log.say(text, phase=self.plan.phase)
+        log.say(text)
         self.state.phase(text)
+        self._journal.wait(self._cluster.session)
 
     def _announce(self, task: Task) -> float:
-        log.say(f"{self._place(task)} starts", task=task.name, phase=self.plan.phase)
+        log.say(f"{self._place(task)} starts")
         self.state.phase(f"running {self._place(task)}")
+        self._journal.begin(journal.TASK, task.name)
         return time.monotonic()
 
     def _finished(self, task: Task, started: float, said: str = "") -> None:
         self._left.remove(task.name)
+        self._journal.end()
         took = time.monotonic() - started
         what = f": {said}" if said else ""
-        log.say(f"{self._place(task)} is done after {took:.2f} s{what}", task=task.name, seconds=round(took, 3))
+        log.say(f"{self._place(task)} is done after {took:.2f} s{what}", seconds=took)
+
+    @contextlib.contextmanager
+    def _telling_of(self, task: Task) -> Iterator[None]:
+        """Every line names the task, also the last one when it fails."""
+        log.always(task=task.name, position=self._position(task), total=len(self.plan.tasks))
+        yield
+        log.always(task=None, position=None, total=None)
 
     def _position(self, task: Task) -> int:
         return self.plan.tasks.index(task) + 1

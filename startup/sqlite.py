@@ -349,7 +349,9 @@ class SqliteSession:
         self.lock_fd = None
         with suppress(OSError):
             os.close(fd)
-        return LockLost(f"the lock is lost: {why}; another node may have taken over")
+        return LockLost(
+            f"the lock is lost: {why}; another node may have taken over; a restart goes on where the ledger stands"
+        )
 
     def _open_lock_file(self, create: bool) -> int:
         try:
@@ -390,6 +392,10 @@ class SqliteSession:
     def watch(self, on_lost: Callable[[], None]) -> AbstractContextManager[None]:
         """While a command runs: look the lock up every second, and call *on_lost* once, on a thread, if it is gone."""
         return watching(self.require_lock, on_lost, WATCH)
+
+    def connected(self) -> set[str] | None:
+        """Nobody where the lock is free; else SQLite does not tell."""
+        return set() if self.holder() is None else None
 
     def holder(self) -> Holder | None:
         """Who holds the lock, as the lock file tells it."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 
 from startup import log
 from startup.database import Session
@@ -12,6 +13,9 @@ from startup.plan import resolve
 from startup.runner import Runner
 from startup.settings import Settings
 from startup.state import State
+
+#: Seconds from TERM to KILL for a stop task that is over its time, or that a second stop signal ends.
+GRACE = 0.5
 
 
 def run_stop_tasks(phase: str, settings: Settings, interrupts: Interrupts) -> int:
@@ -24,6 +28,7 @@ def run_stop_tasks(phase: str, settings: Settings, interrupts: Interrupts) -> in
         log.warn(warning)
     plan.notes.clear()
     limit = settings.hook_timeout
+    settings = replace(settings, stop_timeout=min(settings.stop_timeout or GRACE, GRACE))
     end = time.monotonic() + limit
     failed = 0
     for task in list(plan.tasks):

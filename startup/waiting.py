@@ -195,8 +195,9 @@ def for_vanished(cluster: Cluster, say: Callable[[str], None]) -> None:
 
 
 def _whom(holder: Holder, run: Run) -> str:
-    place = f", {run.place()}, since {_clock(run.started_at)}" if run.state == book.RUNNING else ""
-    return f"{holder.node or 'another program'} holds it{place} ({holder.detail})"
+    running = run.state == book.RUNNING
+    place = f", {run.place()}, since {_clock(run.started_at)}" if running else ""
+    return f"{holder.name(run.node if running else '') or 'another program'} holds it{place} ({holder.detail})"
 
 
 def _clock(moment: object) -> str:

@@ -5,6 +5,7 @@
 ``query``          ``query(url, sql) -> rows``: like psql, in autocommit, for both kinds of address
 ``server``         the :class:`Server` behind it: ``log()``, ``admin_url(database)``, ``new_database()``
 ``new_server``     starts one more server of the test's own, to be stopped, restarted or set up otherwise
+``pooler``         ``pooler(mode, database)``: the address of a PgBouncer before the database; skips where there is none
 ``wait_until``     ``wait_until(condition, timeout=10)``: instead of a sleep
 ``free_port``      a TCP port on loopback where nothing listens
 """
@@ -29,6 +30,10 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from tests.leaks import leaks, record
 
 T = TypeVar("T")
 Row = tuple[Any, ...]
@@ -94,6 +99,17 @@ def wait_for(condition: Callable[[], T], timeout: float = 10) -> T:
         if time.monotonic() > deadline:
             pytest.fail(f"still not so after {timeout} s: {getattr(condition, '__qualname__', condition)}")
         time.sleep(0.02)
+
+
+record()
+
+
+@pytest.fixture(autouse=True)
+def _no_password_in_any_output() -> Iterator[None]:
+    """Set up first and so torn down last: when all that the test has started has ended."""
+    yield
+    found = leaks.take()
+    assert not found, "the product has written a password:\n" + "\n".join(found)
 
 
 class Server:
@@ -237,6 +253,38 @@ def new_server() -> Iterator[Callable[..., Server]]:
     yield start
     for one in started:
         one.destroy()
+
+
+@pytest.fixture
+def pooler(server: Server) -> Iterator[Callable[[str, str], str]]:
+    """``pooler(mode, database)``: a PgBouncer on loopback; the address of the database through it."""
+    program = shutil.which("pgbouncer", path="/usr/sbin:/usr/local/bin:/usr/bin")
+    if program is None:
+        pytest.skip("pgbouncer is not installed")
+    running: list[subprocess.Popen[bytes]] = []
+
+    def start(mode: str, database: str) -> str:
+        port = pick_port()
+        config = server.directory / f"pgbouncer-{port}.ini"
+        config.write_text(
+            f"[databases]\n{database} = host=127.0.0.1 port={server.port} user=app password={PASSWORD}\n"
+            f"[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\nunix_socket_dir =\n"
+            f"auth_type = any\npool_mode = {mode}\nignore_startup_parameters = extra_float_digits\n"
+        )
+        config.chmod(0o644)
+        running.append(subprocess.Popen([program, "-q", str(config)], user=server.user, cwd=server.directory))
+
+        def accepts() -> bool:
+            with socket.socket() as probe:
+                return probe.connect_ex(("127.0.0.1", port)) == 0
+
+        wait_for(accepts)
+        return f"postgresql://app:{PASSWORD}@127.0.0.1:{port}/{database}"
+
+    yield start
+    for process in running:
+        process.terminate()
+        process.wait(10)
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+from startup import log
 from startup.database import Row, Session
 from startup.errors import StartupError, TaskFailed
 from startup.migrations import failure, files, side, sqltext, tables, yoyos
@@ -447,7 +448,8 @@ class Work:
             following = f"next: start again when nobody is in the way{_held(blockers)}; the time for this task is up"
             raise self._told(job, error, f"{job.before}; nothing of this file", following) from None
         reason = failure.reason(error, self.table_lock_timeout)
-        self.report(f"{job.what}: {reason}{_held(blockers)}; {then} in {seconds:.1f} s")
+        with log.about(attempt=attempt):
+            self.report(f"{job.what}: {reason}{_held(blockers)}; {then} in {seconds:.1f} s")
         time.sleep(seconds)
 
 

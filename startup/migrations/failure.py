@@ -91,7 +91,7 @@ def lost(migration: Migration, error: BaseException) -> LockLost:
     """The session ended while *migration* ran, and the lock with it."""
     return LockLost(
         f"the database session ended during the migration {migration.id}: {_message(driver_error(error))}; "
-        "the server rolls back what was not committed"
+        "the server rolls back what was not committed; a restart goes on from there"
     )
 
 

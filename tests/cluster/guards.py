@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from startup import cluster, execution, ledger, migrations, postgres, postgres_connect, runner, sqlite, waiting
+from startup import cluster, execution, ledger, log, migrations, postgres, postgres_connect, runner, sqlite, waiting
+from startup.migrations import execute, side, tables
 
 replace: Callable[[Any, str, Any], None] = setattr
 
@@ -22,6 +24,48 @@ def the_lock() -> None:
 def the_look_under_the_lock() -> None:
     """Done now?"""
     replace(runner.Runner, "_is_done", lambda self, task, entry: False)
+
+
+def the_look_before_the_lock() -> None:
+    """Done already? Then there is nothing to wait for."""
+    replace(cluster.Cluster, "done", lambda self, tasks: False)
+
+
+def the_same_session() -> None:
+    """A task works on another one than that which holds the lock."""
+    call = execution.Execution._call
+
+    def elsewhere(self: Any, task: Any, session: Any) -> None:
+        import psycopg
+
+        ours = session.connection
+        with psycopg.connect(os.environ["DATABASE_URL"]) as session.connection:
+            try:
+                call(self, task, session)
+            finally:
+                session.connection.commit()
+        session.connection = ours
+
+    replace(execution.Execution, "_call", elsewhere)
+
+
+def the_look_for_commits() -> None:
+    """Is the transaction still the one that was begun?"""
+    replace(postgres.PostgresSession, "_require_transaction", lambda self, ours: None)
+    replace(sqlite.Connection, "guard", lambda self: None)
+
+
+def raising_the_epoch() -> None:
+    """Each run has the number of the one before."""
+    begin = ledger.Ledger.begin
+
+    def stay(self: Any, *arguments: Any) -> int:
+        before = self.run().epoch or 1
+        begin(self, *arguments)
+        self._execute("UPDATE {startup_run} SET epoch = %s WHERE namespace = %s", (before, self._namespace))
+        return int(before)
+
+    replace(ledger.Ledger, "begin", stay)
 
 
 def one_transaction() -> None:
@@ -129,6 +173,40 @@ def making_tables_one_by_one() -> None:
     replace(postgres.PostgresSession, "execute", unserialised)
 
 
+def the_barrier_for_stock_yoyo() -> None:
+    @contextmanager
+    def let_it(*arguments: Any) -> Iterator[None]:
+        yield
+
+    replace(side, "hold_off_stock_yoyo", let_it)
+
+
+def the_row_of_what_has_begun() -> None:
+    """A file without a transaction starts without a trace."""
+    put = tables.Marks.put
+
+    def forget(self: Any, migration: Any, state: str, *arguments: Any) -> None:
+        if state != tables.STARTED:
+            put(self, migration, state, *arguments)
+
+    replace(tables.Marks, "put", forget)
+
+
+def the_look_for_invalid_indexes() -> None:
+    """IF NOT EXISTS takes any index for one."""
+    replace(execute.Work, "_index_is_there", lambda self, statement, interrupted, built=False: False)
+
+
+def the_look_for_a_standby() -> None:
+    """What it locks binds nobody on the primary."""
+
+    def try_lock(self: Any) -> bool:
+        ((self._held,),) = self.execute(f"SELECT pg_catalog.pg_try_advisory_lock({self._key})")
+        return bool(self._held)
+
+    replace(postgres.PostgresSession, "try_lock", try_lock)
+
+
 def connecting_again() -> None:
     def gone(self: Any) -> None:
         raise SystemExit(99)
@@ -140,6 +218,11 @@ def the_locks_descriptor() -> None:
     """SQLite: a command does not keep the lock."""
     old = execution.Execution._command
     replace(execution.Execution, "_command", lambda self, task, lock_fd=None: old(self, task))
+
+
+def the_redaction() -> None:
+    """Passwords in lines, errors and tracebacks."""
+    replace(log, "redact", lambda text: text)
 
 
 def take_out(name: str) -> None:

@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import run_query
+from tests.leaks import leaks
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -81,6 +82,12 @@ def discards(context):
 def unfinished(context):
     context.connection.execute("BEGIN")
     leave(context, "unfinished")
+
+@task(policy="once")
+def commits(context):
+    leave(context, "commits")
+    context.connection.execute("COMMIT")
+    context.connection.execute("BEGIN")
 
 @task(policy="once")
 def other_role(context):
@@ -252,6 +259,7 @@ class Project:
             **self.env,
             **env,
         }
+        leaks.watch(log, name)
         node: Node
         if real:
             node = _Process(name, log)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Any
 
+import psycopg
 import pytest
 
 from tests.cluster.nodes import Project
@@ -47,6 +49,30 @@ class TestFiftyNodes:
         assert [node.wait(60) for node in nodes] == [0] * 8, nodes
         assert any_project.trace() == ["0001", "0002", "0003", "plans", "prices"]
         assert [line.split()[0] for line in any_project.commands()] == ["start", "end"]
+
+
+def test_an_index_is_built_concurrently_while_five_nodes_wait_for_more_than_a_second(
+    project: Project, wait_until: Callable[..., Any]
+) -> None:
+    project.migrations(1)
+    assert project.run("before", "migrate").code == 0
+    project.migration("0002_index", "-- transactional: false\nCREATE INDEX CONCURRENTLY trace_what ON trace (what);")
+    with psycopg.connect(project.url) as older:  # CONCURRENTLY waits for it, and so all of them for us
+        older.execute("INSERT INTO trace (what) VALUES ('by the app')")
+        runner = project.start("runner", "migrate")
+        building = "SELECT 1 FROM pg_stat_activity WHERE query LIKE 'CREATE INDEX%' AND wait_event_type = 'Lock'"
+        wait_until(lambda: project.query(building))
+        nodes = [project.start(f"node{number}", "migrate") for number in range(5)]
+        for node in nodes:
+            node.until("waiting for the lock: runner holds it")
+        since = time.monotonic()
+        wait_until(lambda: time.monotonic() - since > 1.2)
+        assert [node.code for node in nodes] == [None] * 5
+        older.commit()
+    assert [node.wait() for node in (runner, *nodes)] == [0] * 6, nodes
+    valid = "SELECT indisvalid FROM pg_index WHERE indexrelid = 'trace_what'::regclass"
+    assert project.query(valid) == [(True,)]
+    assert project.query("SELECT count(*) FROM _yoyo_log WHERE migration_id = '0002_index'") == [(1,)]
 
 
 def test_twenty_processes_on_one_sqlite_file(make_project: Callable[[str], Project], sqlite_url: str) -> None:

@@ -43,6 +43,14 @@ class TestARunnerThatSucceeds:
         assert " UTC (" in node.log()
         assert node.log().count("waiting for the lock") == 1
 
+    def test_a_name_that_postgresql_cuts_is_told_whole(self, project: Project) -> None:
+        name = "production-backend_app.1." + "n" * 50  # Swarm's are as long; application_name has 63 bytes
+        held_up(project, STARTUP_NODE=name)
+        node = project.start("node", "migrate plans")
+        node.until(f"waiting for the lock: {name} holds it, at task 2 of 2, plans, since ")
+        status = project.run("status", "migrate plans", "status")
+        assert f"lock        {name} holds it" in status.log()
+
     @pytest.mark.timeout(60)
     def test_a_line_every_ten_seconds_shows_that_they_live(self, project: Project, wait_until: WaitUntil) -> None:
         held_up(project)

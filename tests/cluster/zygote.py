@@ -48,6 +48,7 @@ def be_a_node(order: dict[str, Any]) -> None:
         code = cli.main(order["argv"])
     except SystemExit as end:
         code = int(end.code or 0)
+    sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
 

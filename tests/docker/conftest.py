@@ -164,6 +164,14 @@ class Docker:
             assert done.returncode == 0, f"docker {' '.join(arguments)}: {done.returncode}\n{done.stdout}{done.stderr}"
         return done
 
+    def claim_name(self) -> str:
+        """For a container that a test starts by itself; it is removed like the others."""
+        self._containers.append(self.new_name())
+        return self._containers[-1]
+
+    def container(self, name: str) -> Container:
+        return Container(self, name)
+
     def build(self, context: Path, *options: str) -> str:
         """Build an image of a name of its own; the name."""
         name = self.new_name()

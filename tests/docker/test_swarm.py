@@ -36,8 +36,14 @@ def tagged_notes(context: Context) -> None:
 """
 #: Long enough for the other nodes to come and wait.
 SLOWLY = "SELECT pg_sleep(2);\n"
+#: Until the test has seen the other nodes wait.
+UNTIL_GO = """
+DO $$ BEGIN
+    WHILE NOT EXISTS (SELECT FROM pg_tables WHERE tablename = 'go') LOOP PERFORM pg_sleep(0.1); END LOOP;
+END $$;
+"""
 MIGRATIONS = {
-    1: {"0004_notes": f"CREATE TABLE notes (text text, node text);\n{SLOWLY}"},
+    1: {"0004_notes": f"CREATE TABLE notes (text text, node text);\n{UNTIL_GO}"},
     2: {"0005_tags": f"ALTER TABLE notes ADD COLUMN tag text;\n{SLOWLY}"},
     3: {"0006_broken": f"ALTER TABLE notes ADD COLUMN broken text;\n{SLOWLY}ALTER TABLE nowhere ADD COLUMN n int;\n"},
 }
@@ -72,7 +78,7 @@ class Stack:
     def __init__(self, docker: Docker, images: Mapping[int, str]) -> None:
         self.docker = docker
         self.images = images
-        self.name = docker.new_name()
+        self.name = f"{docker.new_name()}-production"  # so a node's name has more bytes than PostgreSQL keeps
         self.secret = f"{self.name}-url"
         url = f"postgresql://postgres:{PASSWORD}@db/postgres"
         docker("secret", "create", self.secret, "-", input=url)
@@ -111,6 +117,10 @@ class Stack:
         """Name of the node -> all that it has said, of those of the release that have run or run now."""
         found = self._containers("app", "--all", "--filter", f"ancestor={self.images[release]}")
         return {node: self.docker("logs", one, stderr=subprocess.STDOUT).stdout for node, one in found.items()}
+
+    def waiting(self, release: int) -> list[str]:
+        """The nodes of the release that have said that they wait for the lock while somebody works."""
+        return [node for node, log in self.logs(release).items() if ", at task " in log]
 
     def update_state(self) -> str:
         form = "{{if .UpdateStatus}}{{.UpdateStatus.State}}{{end}}"
@@ -167,8 +177,11 @@ def stack(docker: Docker, swarm: None, demo_image: str, tmp_path: Path) -> Itera
 
 
 def test_five_replicas_an_update_and_one_that_fails_each_task_once_and_no_request_lost(stack: Stack) -> None:
-    # five nodes at once, on a database that only just comes up
+    # five nodes at once, on a database that only just comes up: one works, four wait for it and say so
     stack.deploy(1)
+    wait_for(lambda: len(stack.waiting(1)) == REPLICAS - 1, "four replicas that wait for the lock", 60)
+    assert stack.healthy(1) == {}, "nobody is ready before all is done"
+    stack.query("CREATE TABLE go ()")
     stack.wait_until_healthy(1)
     wait_for(lambda: bool(stack.counted()["answers"]), "an answer")
     said = stack.logs(1)
@@ -177,7 +190,7 @@ def test_five_replicas_an_update_and_one_that_fails_each_task_once_and_no_reques
         if node != runner:
             assert "migrate, insert_users, first_notes are done already" in log, log
             assert "applied" not in log
-    assert any(f"waiting for the lock: {runner} holds it" in log for log in said.values())
+            assert f"waiting for the lock: {runner} holds it, at task 1 of 3, migrate, since" in log, log
     assert stack.applied() == [*DEMO, "0004_notes"]
     assert stack.query("SELECT text, node FROM notes") == [f"first|{runner}"]
 

@@ -4,10 +4,8 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import socket
-import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -721,40 +719,11 @@ class TestBlockers:
         assert session.blockers() == []
 
 
-PGBOUNCER = shutil.which("pgbouncer", path="/usr/sbin:/usr/local/bin:/usr/bin")
-
-
-@pytest.mark.skipif(PGBOUNCER is None, reason="pgbouncer is not installed")
 class TestPooler:
     @pytest.fixture
-    def pooler(
-        self, server: Any, database: str, free_port: int, wait_until: WaitUntil
-    ) -> Iterator[Callable[[str], str]]:
+    def pooler(self, pooler: Callable[[str, str], str], database: str) -> Callable[[str], str]:
         """``pooler(mode)``: a PgBouncer before the test's database; its address."""
-        running: list[subprocess.Popen[bytes]] = []
-
-        def start(mode: str) -> str:
-            config = server.directory / f"pgbouncer-{free_port}.ini"
-            config.write_text(
-                f"[databases]\n{database} = host=127.0.0.1 port={server.port} user=app password=s3cr3t-Pa55\n"
-                f"[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {free_port}\nunix_socket_dir =\n"
-                f"auth_type = any\npool_mode = {mode}\nignore_startup_parameters = extra_float_digits\n"
-            )
-            config.chmod(0o644)
-            assert PGBOUNCER is not None
-            running.append(subprocess.Popen([PGBOUNCER, "-q", str(config)], user=server.user, cwd=server.directory))
-
-            def accepts() -> bool:
-                with socket.socket() as probe:
-                    return probe.connect_ex(("127.0.0.1", free_port)) == 0
-
-            wait_until(accepts)
-            return f"postgresql://app:s3cr3t-Pa55@127.0.0.1:{free_port}/{database}"
-
-        yield start
-        for process in running:
-            process.terminate()
-            process.wait(10)
+        return lambda mode: pooler(mode, database)
 
     @pytest.mark.parametrize("mode", ["transaction", "session"])
     def test_it_is_refused_with_what_to_set(self, connect: Connect, pooler: Callable[[str], str], mode: str) -> None:

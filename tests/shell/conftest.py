@@ -1,6 +1,7 @@
-"""The entrypoint as a process, under each shell, outside a container.
+"""The entrypoint as a process, under each shell, as a child of ours and as PID 1. In a container: tests/docker.
 
 ``shell``       dash, busybox sh and bash, one after another; one that is not installed is skipped by name
+``place``       "outside", or "pid1": PID 1 of a namespace of its own, as a container's first process is; needs root
 ``entrypoint``  ``entrypoint.run(COMMAND...)`` until its end; ``entrypoint.start(COMMAND...)`` to look at it meanwhile
 ``recorder``    the command of an app that notes every signal that it gets, see apps/recorder.py
 ``FULL``        STARTUP_TEST_FULL=1: all combinations and repetitions, where CI takes a part
@@ -8,6 +9,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
 import signal
@@ -15,6 +17,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +26,8 @@ import pytest
 ROOT = Path(__file__).parents[2]
 APPS = Path(__file__).parent / "apps"
 SHELLS = {"dash": ("dash",), "busybox": ("busybox", "sh"), "bash": ("bash",)}
+#: What an entrypoint is started through. A container is such a namespace, and more: tests/docker has that.
+PLACES = {"outside": (), "pid1": ("unshare", "--pid", "--fork", "--mount-proc", "--kill-child")}
 FULL = os.environ.get("STARTUP_TEST_FULL", "") not in ("", "0")
 Done = subprocess.CompletedProcess[str]
 
@@ -30,10 +35,28 @@ Done = subprocess.CompletedProcess[str]
 class Running:
     """An entrypoint that runs. ``app`` is its app's pid, once there is one."""
 
-    def __init__(self, process: subprocess.Popen[bytes], state: Path, log: Path) -> None:
+    def __init__(self, process: subprocess.Popen[bytes], state: Path, log: Path, through: Sequence[str] = ()) -> None:
         self.process = process
+        self.as_pid_1 = bool(through)
         self.state = state
         self._log = log
+
+    @cached_property
+    def pid(self) -> int:
+        """The entrypoint's own, as we see it; as PID 1 it is the only child of what it was started through."""
+        if not self.as_pid_1:
+            return self.process.pid
+        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
+        self.wait_for(lambda: children.read_text().strip())
+        pid = int(children.read_text())
+        # What comes before the traps are set is lost: the kernel drops it, as for every first process.
+        status = Path(f"/proc/{pid}/status")
+        self.wait_for(lambda: signal.SIGTERM in caught(status.read_text()))
+        return pid
+
+    @property
+    def status(self) -> str:
+        return Path(f"/proc/{self.pid}/status").read_text()
 
     @property
     def log(self) -> str:
@@ -65,8 +88,16 @@ class Running:
     def wait_until_ready(self) -> None:
         self.wait_for(lambda: (self.state / "ready").exists())
 
+    def has_taken_all_signals(self) -> bool:
+        """None is pending, and it waits again: bash loses one of two that come together."""
+        status = dict(line.split(":\t", 1) for line in self.status.splitlines())
+        return status["State"].startswith("S") and not int(status["ShdPnd"], 16)
+
     def send(self, number: int) -> None:
-        self.process.send_signal(number)
+        if not self.as_pid_1:
+            self.process.send_signal(number)
+        elif self.process.poll() is None:
+            os.kill(self.pid, number)
 
     def wait(self, timeout: float = 20) -> int:
         """Its exit code, 128 + n for a signal, as Docker counts."""
@@ -80,8 +111,9 @@ class Running:
 class Entrypoint:
     """Starts entrypoint.sh under one shell; everything is killed when the test ends."""
 
-    def __init__(self, shell: Sequence[str], directory: Path) -> None:
+    def __init__(self, shell: Sequence[str], directory: Path, place: str = "outside") -> None:
         self.shell = tuple(shell)
+        self.place = place
         self.directory = directory
         self.state = directory / "state"
         self.environ = {
@@ -95,7 +127,7 @@ class Entrypoint:
         self._started: list[Running] = []
 
     def words(self, *command: str) -> list[str]:
-        return [*self.shell, str(ROOT / "entrypoint.sh"), *command]
+        return [*PLACES[self.place], *self.shell, str(ROOT / "entrypoint.sh"), *command]
 
     def environment(self, extra: Mapping[str, str]) -> dict[str, str]:
         return {name: value for name, value in {**self.environ, **extra}.items() if value != "unset"}
@@ -123,7 +155,7 @@ class Entrypoint:
             options.setdefault("stderr", file)
             options.setdefault("stdout", file)
             process = subprocess.Popen(self.words(*command), env=self.environment(env or {}), **options)
-        running = Running(process, self.state, log)
+        running = Running(process, self.state, log, PLACES[self.place])
         self._started.append(running)
         return running
 
@@ -166,6 +198,15 @@ def session_members(session: int) -> list[int]:
     return found
 
 
+def seen_from_outside(pid: int, running: Running) -> int:
+    """Our number of the process that is *pid* where the entrypoint runs."""
+    for member in session_members(running.process.pid):
+        status = Path(f"/proc/{member}/status").read_text()
+        if next(line for line in status.splitlines() if line.startswith("NSpid")).split()[-1] == str(pid):
+            return member
+    raise ProcessLookupError(pid)
+
+
 class Recorder:
     """An app that notes what it gets: ``command`` is its command line, ``got`` the signals so far."""
 
@@ -205,9 +246,31 @@ def shell(request: pytest.FixtureRequest) -> Sequence[str]:
     return words
 
 
+def caught(status: str) -> set[int]:
+    """The signals that a process has a handler for, by its /proc/PID/status."""
+    mask = next(int(line.split()[1], 16) for line in status.splitlines() if line.startswith("SigCgt"))
+    return {number for number in range(1, 65) if mask >> (number - 1) & 1}
+
+
+@functools.cache
+def can_be_pid_1() -> bool:
+    try:
+        return subprocess.run([*PLACES["pid1"], "true"], capture_output=True, timeout=30).returncode == 0
+    except OSError:
+        return False
+
+
+@pytest.fixture(params=list(PLACES))
+def place(request: pytest.FixtureRequest) -> str:
+    name = str(request.param)
+    if name == "pid1" and not can_be_pid_1():
+        pytest.skip("unshare(1) cannot make a PID namespace here: not root?")
+    return name
+
+
 @pytest.fixture
-def entrypoint(shell: Sequence[str], tmp_path: Path) -> Iterator[Entrypoint]:
-    one = Entrypoint(shell, tmp_path)
+def entrypoint(shell: Sequence[str], place: str, tmp_path: Path) -> Iterator[Entrypoint]:
+    one = Entrypoint(shell, tmp_path, place)
     yield one
     one.clean()
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from .conftest import FULL, Entrypoint, Recorder
+from .conftest import FULL, Entrypoint, Recorder, seen_from_outside
 
 #: Those that mean something to us, to shells, to Docker; all 256 of them under STARTUP_TEST_FULL.
 CODES = range(256) if FULL else (0, 1, 2, 3, 4, 69, 70, 75, 78, 124, 125, 126, 127, 128, 129, 130, 137, 143, 200, 255)
@@ -36,9 +38,7 @@ def test_a_kill_from_outside_is_137_and_named(entrypoint: Entrypoint, recorder: 
     running = entrypoint.start(*recorder.command)
     running.wait_until_ready()
     running.wait_for(lambda: recorder.up)
-    import os
-
-    os.kill(recorder.pid, signal.SIGKILL)
+    os.kill(seen_from_outside(recorder.pid, running), signal.SIGKILL)
     assert running.wait() == 137
     assert "SIGKILL" in running.last_line
     assert "out of memory" in running.told("result")
@@ -114,6 +114,21 @@ def test_with_on_failure_continue_the_app_stays_up_and_is_never_ready(
     assert running.wait() == 55
 
 
+def test_a_signal_in_the_moment_when_the_module_ends_reaches_the_app(
+    entrypoint: Entrypoint, recorder: Recorder
+) -> None:
+    """bash forgets a child that ends just then, and would wait for it as long as the app lives."""
+    env = {"STARTUP_TASKS": "break@local", "STARTUP_TASK_BREAK": "exit 3", "STARTUP_ON_FAILURE": "continue"}
+    for number in range(100 if FULL else 10):
+        recorder.clear()
+        running = entrypoint.start(*recorder.command, env=env)
+        running.wait_for(lambda: (running.state / "failed").exists() and recorder.up)  # noqa: B023
+        time.sleep(number % 10 * 0.002)  # the module ends somewhere in here
+        running.send(signal.SIGTERM)
+        assert running.wait() == 55
+        assert recorder.got == [signal.SIGTERM]
+
+
 def test_an_app_that_ends_before_the_tasks_is_named_with_them(entrypoint: Entrypoint) -> None:
     env = {"STARTUP_TASKS": "one@local two@local", "STARTUP_TASK_ONE": "sleep 9", "STARTUP_TASK_TWO": "true"}
     done = entrypoint.run("sh", "-c", "sleep 0.5; exit 9", env=env)
@@ -146,7 +161,7 @@ def test_disabled_the_app_is_executed_even_without_a_python(entrypoint: Entrypoi
     env = {"STARTUP_ENABLED": value, "STARTUP_PYTHON": "/no/python"}
     running = entrypoint.start("sh", "-c", "echo $$; env >&2; exit 5", env=env)
     assert running.wait() == 5
-    assert running.log.startswith(f"{running.process.pid}\n")
+    assert running.log.startswith("1\n" if running.as_pid_1 else f"{running.process.pid}\n")
     assert "startup:" not in running.log
 
 
@@ -170,3 +185,10 @@ def test_json_lines_are_objects(entrypoint: Entrypoint) -> None:
     line = json.loads(done.stderr.splitlines()[-1])
     assert line["log.level"] == "error"
     assert 'no"such\\command' in line["message"]
+
+
+def test_one_wrong_setting_is_told_once_as_the_last_line(entrypoint: Entrypoint, recorder: Recorder) -> None:
+    running = entrypoint.start(*recorder.command, env={"STARTUP_TIMEOUT": "soon"})
+    assert running.wait() == 78
+    assert running.log.count("STARTUP_TIMEOUT is 'soon'") == 1
+    assert running.last_line.endswith("(exit code 78)")

@@ -1,0 +1,97 @@
+"""2: from the moment the app listens to the moment the ping loop knows."""
+
+from __future__ import annotations
+
+import os
+import random
+import selectors
+import shutil
+import subprocess
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from bench.measure import Group, Series, Verdict, progress
+from bench.things import APP, Bench, end
+from tests.conftest import pick_port
+
+HTTP = "startup-tasks, http://"
+AUTO = "startup-tasks, auto"
+LATE = "startup-tasks, http://, after 10 s"
+WAIT_FOR_IT = "wait-for-it"
+CURL = "curl, once a second"
+
+
+def measure(bench: Bench) -> list[Group]:
+    peers = [CURL, *([WAIT_FOR_IT] if shutil.which("wait-for-it") else [])]
+    series = {name: Series(ours=name.startswith("startup")) for name in (HTTP, AUTO, LATE, *peers)}
+    # Several boots at once: one alone would take ten minutes. Each is asleep for nearly all of the time.
+    batches = bench.n(17, 1)
+    for number in range(batches):
+        progress(f"batch {number + 1} of {batches}")
+        _batch(bench, [HTTP] * 6 + [AUTO] * 6 + peers * 2, 1.5, 6.0, series)
+    for _ in range(bench.n(2, 1)):
+        _batch(bench, [LATE] * 12, 10.5, 15.0, series)
+    progress("")
+    verdicts = [
+        Verdict(f"app listens -> known: {name.partition(', ')[2]}", *_judged(series[name])) for name in (HTTP, AUTO)
+    ]
+    late = series[LATE].percentile(100)
+    verdicts.append(Verdict("the same after 10 s", "under 1 s (the cap)", f"{late:.2f} s at most", late < 1.0))
+    note = "The app listens at a random moment between 1.5 and 6 s of its boot; 14 to 16 boots side by side."
+    return [Group("2", "From the app's answer to the loop's knowing", "ms", series, HTTP, verdicts, note)]
+
+
+def _judged(series: Series) -> tuple[str, str, bool]:
+    median, last = series.median, series.percentile(99)
+    return (
+        "median under 15 ms, 99th percentile under 60 ms",
+        f"{median * 1000:.1f} ms, {last * 1000:.1f} ms",
+        median < 0.015 and last < 0.060,
+    )
+
+
+def _batch(bench: Bench, kinds: Sequence[str], first: float, last: float, series: dict[str, Series]) -> None:
+    directory = bench.new_directory()
+    selector = selectors.DefaultSelector()
+    started: list[subprocess.Popen[bytes]] = []
+    try:
+        for number, kind in enumerate(kinds):
+            process, note = _start(bench, directory / f"{number}", kind, random.uniform(first, last))
+            started.append(process)
+            assert process.stderr is not None
+            selector.register(process.stderr, selectors.EVENT_READ, (kind, note))
+        said: dict[int, bytes] = {}
+        deadline = time.monotonic() + last + 30
+        while selector.get_map():
+            assert time.monotonic() < deadline, said
+            for key, _ in selector.select(1):
+                now = time.monotonic()
+                chunk = os.read(key.fd, 65536)
+                said[key.fd] = said.get(key.fd, b"") + chunk
+                assert chunk, said[key.fd]
+                if b"app answers" in said[key.fd] or b"known" in said[key.fd]:
+                    kind, note = key.data
+                    series[kind].values.append(now - float(note.read_text().split()[1]))
+                    selector.unregister(key.fileobj)
+    finally:
+        for process in started:
+            end(process)
+    shutil.rmtree(directory)
+
+
+def _start(bench: Bench, directory: Path, kind: str, boot: float) -> tuple[subprocess.Popen[bytes], Path]:
+    directory.mkdir()
+    note, port = directory / "note", pick_port()
+    app = [bench.product.python, "-I", "-S", str(APP), str(note), str(port), str(boot)]
+    if kind.startswith("startup"):
+        target = "auto" if kind == AUTO else f"http://127.0.0.1:{port}/"
+        env = bench.entrypoint_env(directory / "state", STARTUP_TASKS="none", STARTUP_PING=target)
+        argv = [bench.product.entrypoint, *app]
+    else:
+        loop = f"wait-for-it -q -t 0 127.0.0.1:{port}"
+        if kind == CURL:
+            loop = f"until curl -fs -o /dev/null http://127.0.0.1:{port}/; do sleep 1; done"
+        env = {}
+        argv = ["/bin/sh", "-c", f'"$@" & {loop}; echo known >&2; wait', "sh", *app]
+    return bench.start(argv, env, directory, stderr=subprocess.PIPE), note

@@ -1,0 +1,231 @@
+"""What each node did, and when, for the timeline of ``status``: one row a node and phase, replaced at its next boot.
+
+Written by nodes that run something or wait for one that does, on the connection that they have anyway. One that finds
+nothing to do writes nothing. Nothing rests on these rows: what keeps one from being written (no rights, a standby, a
+busy file) is no failure. Times are seconds before the row was written, so that no node's clock counts but the server's.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime, timedelta, timezone
+
+from startup import ledger as book
+from startup import log
+from startup.database import Session
+
+TABLE = "startup_node"
+COLUMNS = {
+    "namespace": "text NOT NULL",
+    "node": "text NOT NULL",
+    "phase": "text NOT NULL",
+    "state": "text",
+    "changed_at": "{time}",
+    "spans": "text",
+}
+KEY = "namespace, node, phase"
+PING, WAIT, TASK = "ping", "wait", "task"
+WAITING, RUNNING, DONE, FAILED, STOPPED = "waiting", "running", "done", "failed", "stopped"
+#: Rows older than this are removed by the next run.
+_OLD = {
+    "postgresql": "pg_catalog.clock_timestamp() - interval '1 day'",
+    "sqlite": "strftime('%Y-%m-%d %H:%M:%f', 'now', '-1 day')",
+}
+#: SQLite has one writer at a time: a row that matters to nobody waits for no other, in milliseconds.
+_SQLITE_PATIENCE = 100
+
+
+@dataclass
+class Span:
+    """What a node did from ``start`` to ``end`` (None: it is still at it)."""
+
+    kind: str
+    name: str
+    start: float
+    end: float | None = None
+    failed: bool = False
+
+
+class Journal:
+    """This node's own spans, kept in memory, and written when there is something to tell."""
+
+    def __init__(self, namespace: str, node: str, phase: str) -> None:
+        self._key = (namespace, node, phase)
+        self._spans: list[Span] = []
+        self._works: bool | None = None
+        self._told = False
+
+    def passed(self, kind: str, seconds: float) -> None:
+        """It has just done this, for so long."""
+        now = time.monotonic()
+        self._spans.append(Span(kind, "", now - seconds, now))
+
+    def begin(self, kind: str, name: str = "") -> None:
+        """It does this from now on, and no longer what it did before."""
+        last = self._spans[-1] if self._spans else None
+        if last is not None and last.end is None and (last.kind, last.name) == (kind, name):
+            return
+        self.end()
+        self._spans.append(Span(kind, name, time.monotonic()))
+
+    def end(self, failed: bool = False) -> None:
+        """It does nothing more."""
+        if self._spans and self._spans[-1].end is None:
+            self._spans[-1].end = time.monotonic()
+            self._spans[-1].failed = failed
+
+    def wait(self, session: Session) -> None:
+        """It waits: told at once, but on SQLite, where the one who is waited for is the one who writes."""
+        self.begin(WAIT)
+        self._told = True
+        if session.dialect != "sqlite":
+            self.write(session, WAITING)
+
+    def close(self, session: Session, state: str) -> None:
+        """How it ended, of a node that has waited or run."""
+        self.end(failed=state == FAILED)
+        if self._told:
+            self.write(session, state)
+
+    def write(self, session: Session, state: str) -> None:
+        """Replace this node's row. Never fails: see above."""
+        self._told = True
+        if self._works is False:
+            return
+        try:
+            if self._may(session):
+                self._write(session, state)
+        except Exception as error:
+            self._works = False
+            log.debug(f"this node's row for the timeline could not be written: {error}")
+
+    def _may(self, session: Session) -> bool:
+        """Is the table there (the first run has yet to make it), and may this role write in it?"""
+        if self._works is None and session.has_table(TABLE):
+            self._works = _writable(session)
+        return bool(self._works)
+
+    def _write(self, session: Session, state: str) -> None:
+        now = time.monotonic()
+        spans = [
+            (one.kind, one.name, round(now - one.start, 3), None if one.end is None else round(now - one.end, 3))
+            + ((True,) if one.failed else ())
+            for one in self._spans
+        ]
+        table = session.qualify(TABLE)
+        with _patience(session):
+            session.execute(
+                f"INSERT INTO {table} (namespace, node, phase, state, changed_at, spans) "
+                f"VALUES (%s, %s, %s, %s, {book.NOW[session.dialect]}, %s) ON CONFLICT ({KEY}) DO UPDATE SET "
+                "state = excluded.state, changed_at = excluded.changed_at, spans = excluded.spans",
+                (*self._key, state, log.redact(json.dumps(spans, ensure_ascii=False))),
+            )
+
+    def create(self, session: Session) -> None:
+        """Make the table and take old rows out of it. Only under the lock; a role that may not goes without."""
+        try:
+            if not session.columns(TABLE) >= set(COLUMNS):
+                with session.transaction():
+                    book.make_tables(session, {TABLE: COLUMNS}, {TABLE: KEY})
+            if self._may(session):
+                session.execute(
+                    f"DELETE FROM {session.qualify(TABLE)} WHERE namespace = %s AND changed_at < "
+                    + _OLD[session.dialect],
+                    self._key[:1],
+                )
+        except Exception as error:
+            self._works = False
+            log.debug(f"there will be no timeline: {error}")
+
+
+def _writable(session: Session) -> bool:
+    if session.dialect == "sqlite":
+        return not session.read_only
+    rights = " AND ".join(f"pg_catalog.has_table_privilege(%s, '{right}')" for right in ("SELECT", "INSERT", "UPDATE"))
+    table = session.qualify(TABLE)
+    sql = f"SELECT {rights} AND pg_catalog.current_setting('transaction_read_only') = 'off'"
+    return bool(session.execute(sql, (table,) * 3)[0][0])
+
+
+@contextlib.contextmanager
+def _patience(session: Session) -> Iterator[None]:
+    if session.dialect != "sqlite":
+        yield
+        return
+    from startup.sqlite import BUSY
+
+    session.execute(f"PRAGMA busy_timeout = {_SQLITE_PATIENCE}")
+    try:
+        yield
+    finally:
+        session.execute(f"PRAGMA busy_timeout = {BUSY * 1000:.0f}")
+
+
+@dataclass
+class Node:
+    """A node's row as it was read; times are seconds since the epoch, by the database's clock."""
+
+    node: str
+    phase: str
+    state: str
+    changed_at: float
+    spans: list[Span]
+
+    @property
+    def start(self) -> float:
+        """When it began."""
+        return min((span.start for span in self.spans), default=self.changed_at)
+
+    @property
+    def live(self) -> bool:
+        """Is it at work, or waiting?"""
+        return self.state in (WAITING, RUNNING)
+
+
+def read(session: Session, namespace: str) -> list[Node]:
+    """Every node's row of the namespace; none where there is no table, or it is of another making."""
+    if not session.columns(TABLE) >= set(COLUMNS):
+        return []
+    rows = session.execute(
+        f"SELECT node, phase, state, changed_at, spans FROM {session.qualify(TABLE)} WHERE namespace = %s", (namespace,)
+    )
+    return [
+        Node(node, phase, state or "", seconds(changed_at), _spans(spans, seconds(changed_at)))
+        for node, phase, state, changed_at, spans in rows
+        if changed_at is not None
+    ]
+
+
+def _spans(text: str, written: float) -> list[Span]:
+    try:
+        return [
+            Span(kind, name, written - start, None if end is None else written - end, bool(failed))
+            for kind, name, start, end, *failed in json.loads(text)
+        ]
+    except (TypeError, ValueError):  # a newer image's
+        return []
+
+
+def seconds(moment: object) -> float:
+    """A time stamp of the ledger's as seconds since the epoch: psycopg gives a datetime, SQLite text in UTC."""
+    when = moment if isinstance(moment, datetime) else datetime.fromisoformat(str(moment))
+    if when.tzinfo is None:
+        when = when.replace(tzinfo=timezone.utc)
+    return (when - datetime(1970, 1, 1, tzinfo=timezone.utc)) / timedelta(seconds=1)
+
+
+def last_run(nodes: list[Node], now: float, near: float = 2.0) -> list[Node]:
+    """Those of the last run: the one that changed last, and all whose times meet, one by way of another."""
+    if not nodes:
+        return []
+    left = sorted(nodes, key=lambda one: now if one.live else one.changed_at, reverse=True)
+    chosen = [left.pop(0)]
+    first = chosen[0].start
+    while left and (now if left[0].live else left[0].changed_at) >= first - near:
+        chosen.append(left.pop(0))
+        first = min(first, chosen[-1].start)
+    return sorted(chosen, key=lambda one: (one.start, one.node))

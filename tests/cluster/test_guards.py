@@ -1,0 +1,472 @@
+"""Each guarantee holds, and is seen broken where its guard (see guards.py) is taken out of the nodes.
+
+A scenario is a guarantee in a sentence. It runs twice, on a fresh database each time: with the guard it must answer
+True, without it False; so no guard can be lost without a test that fails, and no scenario is one that cannot fail.
+"""
+
+from __future__ import annotations
+
+import inspect
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import psycopg
+import pytest
+
+from tests.cluster import guards
+from tests.cluster.nodes import Node, Project
+from tests.cluster.wire import Proxy
+from tests.conftest import Server, run_query, wait_for
+
+SOON = "?tcp_user_timeout=1000&keepalives_idle=1&keepalives_interval=1&keepalives_count=2"
+#: A statement that does not end before the table ``go`` is there.
+UNTIL_GO = """
+DO $$ BEGIN
+    WHILE NOT EXISTS (SELECT FROM pg_tables WHERE tablename = 'go') LOOP PERFORM pg_sleep(0.02); END LOOP;
+END $$;
+"""
+
+
+class Stage:
+    """A project, and what a scenario does around it; every node of it is *without* the guard."""
+
+    def __init__(self, project: Project, server: Server, without: str, request: pytest.FixtureRequest) -> None:
+        self.project = project
+        self.server = server
+        self.without = without
+        self.fixture: Callable[[str], Any] = request.getfixturevalue
+        self.migrations = project.migrations
+        self.migration = project.migration
+        self.query = project.query
+        self.trace = project.trace
+        self.commands = project.commands
+        self.reached = project.reached
+        self.go = project.go
+
+    def start(self, name: str, tasks: str, *argv: str, **env: Any) -> Node:
+        return self.project.start(name, tasks, *argv, without=self.without, **env)
+
+    def run(self, name: str, tasks: str, *argv: str, **env: Any) -> Node:
+        return self.project.run(name, tasks, *argv, without=self.without, **env)
+
+    def held_up(self, tasks: str, point: str, **env: Any) -> Node:
+        """A runner that pauses at *point*, after one migration."""
+        self.migrations(1)
+        runner = self.start("runner", tasks, PAUSE_AT=point, **env)
+        self.reached(point)
+        return runner
+
+    def terminate(self, name: str) -> None:
+        """End the sessions of the node *name* as a fail-over or an administrator does."""
+        self.query(
+            "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity"
+            f" WHERE application_name = 'startup/{name}' AND datname = current_database()"
+        )
+
+
+Scenario = Callable[[Stage], bool]
+SCENARIOS: list[Any] = []
+GUARDS: dict[str, str] = {}
+BOTH = ("postgresql", "sqlite")
+PGBOUNCER = "pooler"
+
+
+def guarded_by(guard: str, *dialects: str) -> Callable[[Scenario], Scenario]:
+    """The scenario's guard, and where it runs; on PostgreSQL unless told otherwise."""
+
+    def add(scenario: Scenario) -> Scenario:
+        GUARDS[scenario.__name__] = guard
+        for dialect in dialects or ("postgresql",):
+            name = scenario.__name__ + (f" on {dialect}" if dialect in BOTH else "")
+            SCENARIOS.append(pytest.param(scenario, dialect, id=name))
+        return scenario
+
+    return add
+
+
+# ------------------------------------------------------------------------------------------ one node at a time
+
+
+@guarded_by("the_lock", *BOTH)
+def a_task_runs_once_though_two_nodes_start(stage: Stage) -> bool:
+    runner = stage.held_up("migrate command@once", "command-start")
+    other = stage.start("other", "migrate command@once")
+    wait_for(lambda: "waiting for the lock" in other.log() or other.code is not None)
+    stage.go("command-start")
+    return [runner.wait(), other.wait()] == [0, 0] and stage.commands() == ["start runner", "end runner"]
+
+
+@guarded_by("the_look_before_the_lock", *BOTH)
+def what_is_done_already_needs_no_lock(stage: Stage) -> bool:
+    stage.migrations(1)
+    assert stage.run("first", "migrate plans").code == 0
+    stage.start("runner", "migrate plans command", PAUSE_AT="command-start")
+    stage.reached("command-start")
+    late = stage.start("late", "migrate plans")
+    wait_for(lambda: "waiting for the lock" in late.log() or late.code is not None)
+    return late.code == 0
+
+
+@guarded_by("the_look_under_the_lock", *BOTH)
+def what_was_done_while_a_node_waited_is_not_done_again(stage: Stage) -> bool:
+    runner = stage.held_up("migrate plans", "plans-start")
+    other = stage.start("other", "migrate plans prices")
+    other.until("waiting for the lock")
+    stage.go("plans-start")
+    return [runner.wait(), other.wait()] == [0, 0] and stage.trace() == ["0001", "plans", "prices"]
+
+
+@guarded_by("making_tables_one_by_one")
+def two_namespaces_may_make_the_ledger_at_once(stage: Stage) -> bool:
+    from startup.ledger import _CREATION
+
+    with psycopg.connect(stage.project.url) as first:  # what a node of another namespace does
+        first.execute(f"SELECT pg_advisory_xact_lock({_CREATION})")
+        first.execute(
+            "CREATE TABLE startup_ledger (namespace text, task text, key text, state text NOT NULL,"
+            " PRIMARY KEY (namespace, task, key))"
+        )
+        node = stage.start("node", "told@once", STARTUP_TASK_TOLD="true")
+        blocked = "SELECT 1 FROM pg_locks WHERE NOT granted AND pid <> pg_backend_pid()"
+        wait_for(lambda: bool(stage.query(blocked)) or node.code is not None)
+        first.commit()
+    return node.wait() == 0
+
+
+@guarded_by("polling")
+def an_index_is_built_concurrently_while_a_node_waits(stage: Stage) -> bool:
+    stage.migrations(1)
+    stage.migration("0002_index", "-- transactional: false\nCREATE INDEX CONCURRENTLY i ON trace (what);")
+    assert stage.run("first", "migrate", STARTUP_MIGRATIONS=_only_the_first(stage)).code == 0
+    with psycopg.connect(stage.project.url) as older:
+        older.execute("INSERT INTO trace (what) VALUES ('by the app')")
+        runner = stage.start("runner", "migrate")
+        building = "SELECT 1 FROM pg_stat_activity WHERE query LIKE 'CREATE INDEX%' AND wait_event_type = 'Lock'"
+        wait_for(lambda: stage.query(building))
+        other = stage.start("other", "migrate")
+        taking = "SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
+        wait_for(lambda: bool(stage.query(taking)) or "waiting for the lock" in other.log())
+        older.rollback()
+    return [runner.wait(), other.wait()] == [0, 0]
+
+
+def _only_the_first(stage: Stage) -> str:
+    directory = stage.project.directory / "first"
+    directory.mkdir()
+    (directory / "0001_step.sql").write_text((stage.project.directory / "migrations/0001_step.sql").read_text())
+    return str(directory)
+
+
+@guarded_by("patience_with_what_runs")
+def a_migration_without_transaction_that_runs_is_not_taken_for_interrupted(stage: Stage) -> bool:
+    stage.migrations(1)
+    stage.migration("0002_slow", f"-- transactional: false\n{UNTIL_GO}INSERT INTO trace (what) VALUES ('0002');")
+    runner = stage.start("runner", "migrate")
+    wait_for(lambda: stage.query("SELECT 1 FROM pg_stat_activity WHERE wait_event = 'PgSleep'"))
+    other = stage.start("other", "migrate")
+    wait_for(lambda: "waiting for the lock" in other.log() or other.code is not None)
+    stage.query("CREATE TABLE go ()")
+    return [runner.wait(), other.wait()] == [0, 0]
+
+
+@guarded_by("the_barrier_for_stock_yoyo")
+def a_stock_yoyo_started_by_hand_waits(stage: Stage) -> bool:
+    stage.migrations(1)
+    stage.migration("0002_slow", f"-- transactional: false\n{UNTIL_GO}INSERT INTO trace (what) VALUES ('0002');")
+    runner = stage.start("runner", "migrate")
+    sleeping = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep'"
+    wait_for(lambda: stage.query(sleeping) == [(1,)])
+    url = stage.project.url.partition("?")[0].replace("postgresql:", "postgresql+psycopg:")
+    with subprocess.Popen(
+        [sys.executable, "-m", "yoyo", "apply", "--batch", "--database", url, "migrations"],
+        cwd=stage.project.directory,
+        stderr=subprocess.DEVNULL,
+    ) as yoyo:
+        waits = "SELECT 1 FROM pg_stat_activity WHERE query LIKE '%yoyo_lock%' AND wait_event_type = 'Lock'"
+        try:
+            wait_for(lambda: bool(stage.query(waits)) or stage.query(sleeping) == [(2,)])
+        finally:
+            stage.query("CREATE TABLE go ()")
+        yoyo.wait(30)
+    return runner.wait() == 0 and yoyo.returncode == 0 and stage.trace() == ["0001", "0002"]
+
+
+# ----------------------------------------------------------------------------------------------- exactly once
+
+
+@guarded_by("one_transaction", *BOTH)
+def a_tasks_work_is_not_kept_without_its_row(stage: Stage) -> bool:
+    stage.migrations(1)
+    assert stage.run("first", "migrate prices").code == 0
+    refuse = {
+        "postgresql": "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS"
+        " $$ BEGIN RAISE EXCEPTION 'the disk is full'; END $$;"
+        " CREATE TRIGGER refuse BEFORE INSERT OR UPDATE ON startup_ledger"
+        " FOR EACH ROW WHEN (NEW.state = 'done') EXECUTE FUNCTION refuse()",
+    }
+    if stage.project.dialect == "sqlite":
+        import sqlite3
+
+        with sqlite3.connect(stage.project.url.split("///", 1)[1]) as connection:
+            connection.execute(
+                "CREATE TRIGGER refuse BEFORE INSERT ON startup_ledger WHEN NEW.state = 'done'"
+                " BEGIN SELECT RAISE(ABORT, 'the disk is full'); END"
+            )
+        connection.close()
+    else:
+        stage.query(refuse["postgresql"])
+    node = stage.run("node", "migrate plans")
+    return node.code == 70 and "the disk is full" in node.log() and "plans" not in stage.trace()
+
+
+@guarded_by("the_look_for_commits", *BOTH)
+def a_task_that_commits_by_itself_is_not_taken_for_done(stage: Stage) -> bool:
+    stage.migrations(1)
+    return stage.run("node", "migrate commits").code == 70
+
+
+@guarded_by("the_row_of_what_has_begun")
+def a_file_without_transaction_that_was_cut_off_is_not_run_again_blindly(stage: Stage) -> bool:
+    stage.migrations(1)
+    stage.migration("0002_slow", f"-- transactional: false\nINSERT INTO trace (what) VALUES ('0002');{UNTIL_GO}")
+    runner = stage.start("runner", "migrate")
+    wait_for(lambda: stage.query("SELECT 1 FROM pg_stat_activity WHERE wait_event = 'PgSleep'"))
+    runner.send(signal.SIGKILL)
+    stage.terminate("runner")
+    stage.query("CREATE TABLE go ()")
+    other = stage.run("other", "migrate")
+    return other.code == 70 and "was interrupted on runner" in other.log() and stage.trace() == ["0001", "0002"]
+
+
+@guarded_by("the_look_for_invalid_indexes")
+def an_index_that_was_left_invalid_is_not_taken_for_one(stage: Stage) -> bool:
+    stage.migrations(1)
+    stage.migration("0002_index", "-- transactional: false\nCREATE INDEX CONCURRENTLY IF NOT EXISTS i ON trace (what);")
+    assert stage.run("first", "migrate", STARTUP_MIGRATIONS=_only_the_first(stage)).code == 0
+    with psycopg.connect(stage.project.url) as older:
+        older.execute("INSERT INTO trace (what) VALUES ('by the app')")
+        runner = stage.start("runner", "migrate")
+        wait_for(lambda: stage.query("SELECT 1 FROM pg_class WHERE relname = 'i'"))
+        runner.send(signal.SIGKILL)
+        runner.wait()
+        stage.terminate("runner")
+    assert stage.query("SELECT indisvalid FROM pg_index WHERE indexrelid = 'i'::regclass") == [(False,)]
+    valid = "SELECT indisvalid FROM pg_index WHERE indexrelid = 'i'::regclass"
+    return stage.run("other", "migrate").code == 0 and stage.query(valid) == [(True,)]
+
+
+# ---------------------------------------------------------------------------------------------------- fencing
+
+
+@guarded_by("the_same_session")
+def what_a_node_does_after_it_lost_its_session_commits_nothing(stage: Stage) -> bool:
+    runner = stage.held_up("migrate plans", "plans-end")
+    stage.terminate("runner")
+    assert stage.run("other", "migrate plans").code == 0
+    stage.go("plans-end")
+    return runner.wait() == 75 and stage.trace() == ["0001", "plans"]
+
+
+@guarded_by("the_lock_is_looked_up")
+def what_a_task_does_after_it_let_the_lock_go_commits_nothing(stage: Stage) -> bool:
+    runner = stage.held_up("migrate lets_go", "lets_go")
+    assert stage.run("other", "migrate plans").code == 0
+    stage.go("lets_go")
+    return runner.wait() == 75 and stage.trace() == ["0001", "plans"]
+
+
+@guarded_by("the_lock_is_looked_up")
+def a_file_without_transaction_that_let_the_lock_go_is_not_run_to_its_end(stage: Stage) -> bool:
+    stage.migrations(1)
+    stage.migration(
+        "0002_lets_go",
+        "-- transactional: false\nSELECT pg_advisory_unlock_all();\nINSERT INTO trace (what) VALUES ('0002');",
+    )
+    return stage.run("node", "migrate").code == 75 and stage.trace() == ["0001"]
+
+
+@guarded_by("the_watch")
+def a_command_is_stopped_when_its_node_has_lost_the_lock(stage: Stage) -> bool:
+    runner = stage.held_up("migrate command@once", "command-start")
+    stage.terminate("runner")
+    other = stage.start("other", "migrate command@once")
+    wait_for(lambda: "start other" in stage.commands(), 20)
+    stopped = runner.code
+    stage.go("command-start")
+    return stopped == 75 and [runner.wait(), other.wait()] == [75, 0] and "end runner" not in stage.commands()
+
+
+@guarded_by("the_wait_for_the_vanished")
+def the_next_node_waits_until_a_vanished_one_must_have_stopped_its_command(stage: Stage) -> bool:
+    runner = stage.held_up("migrate command@once", "command-start")
+    runner.send(signal.SIGSTOP)  # it cannot notice yet that its session is gone
+    stage.terminate("runner")
+    other = stage.start("other", "migrate command@once")
+    wait_for(lambda: "vanished while it ran the task command" in other.log() or "start other" in stage.commands())
+    patient = "start other" not in stage.commands()
+    runner.send(signal.SIGCONT)
+    assert other.wait() == 0
+    return patient and runner.wait() == 75
+
+
+@guarded_by("the_locks_descriptor", "sqlite")
+def on_sqlite_a_command_keeps_the_lock_of_a_node_that_was_killed(stage: Stage) -> bool:
+    runner = stage.held_up("migrate command@once", "command-start")
+    runner.send(signal.SIGKILL)
+    runner.wait()
+    other = stage.start("other", "migrate command@once")
+    wait_for(lambda: "waiting for the lock" in other.log() or "start other" in stage.commands())
+    stage.go("command-start")
+    assert other.wait() == 0
+    return stage.commands() == ["start runner", "end runner", "start other", "end other"]
+
+
+@guarded_by("keepalives")
+def a_node_that_lost_its_network_is_succeeded_soon(stage: Stage) -> bool:
+    port = urlsplit(stage.project.url).port
+    assert port is not None
+    proxy = Proxy(port)
+    try:
+        through = stage.project.url.replace(f":{port}/", f":{proxy.port}/") + SOON + "&sslmode=disable"
+        stage.held_up("migrate plans", "plans-start", DATABASE_URL=through)
+        other = stage.start("other", "migrate plans")
+        other.until("waiting for the lock")
+        proxy.cut_all()
+        for _ in range(500):
+            other._look()
+            if other.code is not None:
+                break
+        stage.go("plans-start")
+        return other.code == 0
+    finally:
+        proxy.close()
+
+
+@guarded_by("the_reset", "postgresql")
+def what_a_task_does_to_the_session_does_not_reach_the_next(stage: Stage) -> bool:
+    stage.migrations(1)
+    run_query(stage.server.admin_url("postgres"), "GRANT pg_monitor TO app")
+    try:
+        node = stage.run("node", "migrate other_role prices")
+    finally:
+        run_query(stage.server.admin_url("postgres"), "REVOKE pg_monitor FROM app")
+    return node.code == 0 and stage.trace() == ["0001", "prices"]
+
+
+@guarded_by("the_pooler_check", PGBOUNCER)
+def a_pooler_that_shares_sessions_is_refused(stage: Stage) -> bool:
+    stage.migrations(1)
+    return stage.run("node", "migrate plans").code == 78
+
+
+@guarded_by("the_look_for_a_standby", "standby")
+def a_standby_is_waited_for_until_it_is_the_primary(stage: Stage) -> bool:
+    stage.migrations(1)
+    node = stage.start("node", "migrate plans")
+    wait_for(lambda: "waiting for a server that can be written to" in node.log() or node.code is not None)
+    stage.server.run("pg_ctl", "promote", "-D", str(stage.server.data))
+    return node.wait() == 0 and stage.trace() == ["0001", "plans"]
+
+
+# ----------------------------------------------------------------------------------------------- those who wait
+
+
+@guarded_by("failing_with_the_runner", *BOTH)
+def a_node_that_waited_fails_with_the_runner_and_does_not_try_again(stage: Stage) -> bool:
+    runner = stage.held_up("migrate faulty", "faulty")
+    other = stage.start("other", "migrate faulty")
+    wait_for(lambda: "waiting for the lock" in other.log() or other.code is not None)
+    waited = other.code is None
+    stage.go("faulty")
+    return waited and [runner.wait(), other.wait()] == [70, 70] and "task 2 of 2, faulty, starts" not in other.log()
+
+
+@guarded_by("raising_the_epoch", *BOTH)
+def a_failure_is_told_from_the_one_before(stage: Stage) -> bool:
+    stage.migrations(1)
+    stage.go("faulty")
+    assert stage.run("before", "migrate faulty").code == 70
+    (stage.project.directory / "faulty.go").unlink()
+    return a_node_that_waited_fails_with_the_runner_and_does_not_try_again(stage)
+
+
+@guarded_by("the_memory_of_failures")
+def a_node_that_tries_again_at_once_hides_the_failure_from_nobody(stage: Stage) -> bool:
+    runner = stage.held_up("migrate faulty", "faulty")
+    other = stage.start("other", "migrate faulty")
+    other.until("waiting for the lock")
+    other.send(signal.SIGSTOP)  # too slow to see the failure before the next run starts
+    stage.go("faulty")
+    assert runner.wait() == 70
+    for end in ("reached", "go"):
+        (stage.project.directory / f"faulty.{end}").unlink()
+    stage.start("again", "migrate faulty", PAUSE_AT="faulty")
+    stage.reached("faulty")
+    other.send(signal.SIGCONT)
+    wait_for(lambda: other.code is not None or "waiting for the lock: again holds it" in other.log())
+    return other.code == 70
+
+
+@guarded_by("connecting_again")
+def a_session_that_is_lost_while_waiting_is_replaced(stage: Stage) -> bool:
+    runner = stage.held_up("migrate plans", "plans-start")
+    other = stage.start("other", "migrate plans")
+    other.until("waiting for the lock")
+    stage.terminate("other")
+    wait_for(lambda: "connecting again" in other.log() or other.code is not None)
+    stage.go("plans-start")
+    return [runner.wait(), other.wait()] == [0, 0]
+
+
+# ------------------------------------------------------------------------------------------------- running them
+
+
+@pytest.fixture
+def set_the_stage(
+    request: pytest.FixtureRequest, make_project: Callable[[str], Project], tmp_path: Path
+) -> Iterator[Callable[[str, str], Stage]]:
+    """``set_the_stage(dialect, without)``: a project on a fresh database."""
+    made: list[tuple[Server, str]] = []
+
+    def stage(dialect: str, without: str) -> Stage:
+        server: Server = request.getfixturevalue("server")
+        if dialect == "sqlite":
+            return Stage(make_project(f"sqlite:///{tmp_path}/{len(made)}-{without}.db"), server, without, request)
+        if dialect == "standby":
+            server = request.getfixturevalue("new_server")()
+        name = server.new_database()
+        url = server.url(name)
+        if dialect == "standby":
+            server.stop()
+            (server.data / "standby.signal").touch()
+            server.start()
+        else:
+            made.append((server, name))
+        if dialect == PGBOUNCER:
+            url = request.getfixturevalue("pooler")("transaction", name)
+        return Stage(make_project(url + SOON), server, without, request)
+
+    yield stage
+    for server, name in made:
+        server.drop_database(name)
+
+
+@pytest.mark.parametrize(("scenario", "dialect"), SCENARIOS)
+def test_the_guarantee_holds_and_is_seen_broken_without_its_guard(
+    scenario: Scenario, dialect: str, set_the_stage: Callable[[str, str], Stage]
+) -> None:
+    with_it = set_the_stage(dialect, "")
+    assert scenario(with_it), with_it.project.nodes
+    guard = GUARDS[scenario.__name__]
+    without = set_the_stage(dialect, guard)
+    assert not scenario(without), f"{guard} is not missed: {without.project.nodes}"
+
+
+def test_every_guard_has_a_guarantee() -> None:
+    own = {name for name, one in inspect.getmembers(guards, inspect.isfunction) if one.__module__ == guards.__name__}
+    assert own - {"take_out"} == set(GUARDS.values())

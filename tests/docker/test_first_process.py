@@ -1,0 +1,222 @@
+"""The entrypoint as PID 1 of a real container, under each shell; and what proves that these tests can fail."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from .first_process import (
+    FORWARDABLE,
+    OTHERS,
+    OURS,
+    Box,
+    attach,
+    cost,
+    exit_codes,
+    goes_on_after_ctrl_z,
+    ignored_signals,
+    key,
+    leftovers,
+    missing,
+    out_of_memory,
+    processes,
+    shell_has_job_control,
+    signals_that_arrive,
+    stop,
+    until,
+    window_sizes,
+    zombies,
+)
+
+if TYPE_CHECKING:
+    from .conftest import Docker
+
+STOP = {2, 3, 15}
+MakeBox = Callable[..., Box]
+
+
+@pytest.fixture
+def make_box(docker: Docker, tmp_path: Path) -> Iterator[MakeBox]:
+    made = []
+    tmp_path.chmod(0o777)  # for random users
+
+    def make(name: str, *options: str) -> Box:
+        init = (OURS | OTHERS)[name]
+        if missing(init):
+            pytest.skip(f"{missing(init)} is not installed")
+        made.append(Box(docker, init, tmp_path, options))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.close()
+
+
+@pytest.fixture(params=list(OURS))
+def box(request: pytest.FixtureRequest, make_box: MakeBox) -> Box:
+    return make_box(request.param)
+
+
+def test_every_signal_that_can_be_forwarded_reaches_the_app(box: Box) -> None:
+    numbers = [number for number in FORWARDABLE if number < 36 or number == 64]
+    assert signals_that_arrive(box, numbers) == numbers
+
+
+def test_the_app_starts_with_no_signal_ignored_or_blocked(box: Box) -> None:
+    assert ignored_signals(box) == []
+
+
+def test_exit_codes_are_the_apps(box: Box) -> None:
+    """All 256 as PID 1 are in tests/shell."""
+    assert exit_codes(box, [0, 78, 255]) == [0, 78, 255]
+
+
+def test_the_oom_killer_is_137_and_named(box: Box) -> None:
+    code, line = out_of_memory(box)
+    assert code == 137
+    assert "out of memory" in line
+
+
+def test_zombies_are_reaped_those_of_docker_exec_too(box: Box) -> None:
+    assert zombies(box) == 0
+
+
+def test_zombies_stay_where_the_first_process_does_not_reap(make_box: MakeBox) -> None:
+    """The negative control: the app alone."""
+    assert zombies(make_box("none")) == 8
+
+
+def test_what_the_app_leaves_behind_gets_term_and_time_to_clean_up(box: Box) -> None:
+    seen = leftovers(box, stubborn=False)
+    assert (seen.wrote, seen.code) == ("got TERM, cleaned up", 5)
+
+
+def test_what_ignores_term_is_killed_after_a_second(box: Box) -> None:
+    seen = leftovers(box, stubborn=True)
+    assert (seen.wrote, seen.code) == ("", 5)
+    assert 0.9 < seen.seconds < 4, "1 s, and what the engine needs"
+
+
+def test_what_is_left_behind_gets_nothing_without_us(make_box: MakeBox) -> None:
+    """The negative control: tini."""
+    seen = leftovers(make_box("tini"), stubborn=False)
+    assert (seen.wrote, seen.code) == ("", 5)
+
+
+def test_only_the_shell_stays_small_and_asleep(box: Box) -> None:
+    seen = cost(box)
+    assert seen.private < 2048, "kB"
+    assert seen.wakeups == 0
+    assert seen.others == [], "a process of ours has stayed"
+
+
+def test_as_a_random_user_on_a_read_only_root_without_capabilities(make_box: MakeBox) -> None:
+    box = make_box("dash", "--read-only", "--cap-drop=ALL", "--user=12345:12345")
+    container = box.start(*box.recorder())
+    box.wait_until_up(container)
+    health = (*OURS["dash"], "startup", "health")
+    assert container.exec(*health).stdout == "ready\n"
+    assert box.docker("exec", "--user=4321", container.name, *health).stdout == "ready\n"
+    assert container.stop()[0] == 55
+    seen = leftovers(box, stubborn=False)
+    assert (seen.wrote, seen.code) == ("got TERM, cleaned up", 5)
+
+
+def test_under_dockers_own_init_it_is_a_faithful_child(make_box: MakeBox) -> None:
+    box = make_box("dash", "--init")
+    assert signals_that_arrive(box, [1, 10]) == [1, 10]
+    container = box.start(*box.recorder())
+    box.wait_until_up(container)
+    assert container.exec(*OURS["dash"], "startup", "health").stdout == "ready\n"
+    assert next(one.name for one in processes(container)) in ("docker-init", "tini")
+    assert container.stop()[0] == 55
+    seen = leftovers(box, stubborn=True)
+    assert seen.code == 5
+    assert seen.seconds < 0.9, "only as PID 1 is it our business"
+
+
+# ------------------------------------------------------------------------------------------------ at a terminal
+
+
+@pytest.mark.parametrize(("keys", "number"), [(b"\x03", 2), (b"\x1c", 3)], ids=["ctrl-c", "ctrl-backslash"])
+def test_a_key_reaches_the_app_once(box: Box, keys: bytes, number: int) -> None:
+    assert key(box, keys) == ([number], 40 + number)
+
+
+def test_ctrl_z_stops_nothing(box: Box) -> None:
+    if "bash" in box.init:
+        pytest.skip("bash is not told of it: docs/pid-1.md")
+    assert goes_on_after_ctrl_z(box)
+
+
+def test_a_shell_has_job_control(box: Box) -> None:
+    assert shell_has_job_control(box)
+
+
+def test_a_shell_has_none_under_a_script_by_hand(make_box: MakeBox) -> None:
+    """The negative control."""
+    assert not shell_has_job_control(make_box("by hand"))
+
+
+def test_the_window_size_and_its_changes_reach_the_app(box: Box) -> None:
+    assert window_sizes(box) == ["80 24", "132 50"]
+
+
+def test_attached_detached_and_attached_again(box: Box) -> None:
+    assert attach(box) == ("running", [2], 42)
+
+
+APP = "trap 'exit 3' TERM; echo up; while :; do sleep 0.05; done"
+
+
+@pytest.mark.parametrize("options", [(), ("--interactive",), ("--interactive", "--tty"), ("--tty",)], ids="".join)
+def test_docker_stop_reaches_the_app_at_once(make_box: MakeBox, options: tuple[str, ...]) -> None:
+    code, seconds = stop(make_box("busybox"), *options, command=("sh", "-c", APP))
+    assert code == 3
+    assert seconds < 5
+
+
+def test_docker_stop_reaches_an_app_that_ctrl_z_has_stopped(box: Box) -> None:
+    name = box.docker.claim_name()
+    box.docker("run", "-dit", "--name", name, *box.words("sh", "-c", f"echo up; {APP}"))
+    container = box.docker.container(name)
+    until(lambda: "up" in container.logs and "answers" in container.logs)
+    terminal = box.terminal("attach", name)
+    until(lambda: terminal.is_raw, "attached")
+    terminal.type(b"\x1a")
+    until(lambda: "^Z" in terminal.shown, "the key has arrived")
+    code, seconds = container.stop()
+    assert code == 3
+    assert seconds < 5
+
+
+def test_pre_stop_runs_for_an_int_from_outside_and_not_for_ctrl_c(box: Box) -> None:
+    """Fly.io stops with INT; a key at the terminal has reached the app already."""
+    ran = box.directory / "ran"
+    hook = {"STARTUP_PRE_STOP": "note@local", "STARTUP_TASK_NOTE": f": >{ran}"}
+    terminal = box.at_terminal(*box.recorder(), **hook)
+    box.wait_until_up()
+    terminal.wait_until_shown("answers")
+    terminal.type(b"\x03")
+    assert terminal.wait() == 42
+    assert not ran.exists()
+    container = box.start(*box.recorder(), **hook)
+    box.wait_until_up(container)
+    box.docker("kill", "--signal=INT", container.name)
+    assert container.wait() == 42
+    assert ran.exists()
+
+
+def test_disabled_the_app_is_the_first_process(box: Box) -> None:
+    done = box.docker.run(*box.words("sh", "-c", "echo $$", STARTUP_ENABLED="false", STARTUP_PYTHON="/nowhere"))
+    assert (done.stdout, done.stderr) == ("1\n", "")
+
+
+def test_a_bare_shell_at_a_terminal_is_the_first_process(box: Box) -> None:
+    terminal = box.at_terminal("sh")
+    terminal.type(b"echo I am $$; exit 6\n")
+    terminal.wait_until_shown("I am 1\n")
+    assert terminal.wait() == 6
