@@ -62,6 +62,8 @@ def _newest(state: State, catalog: Catalog, count: int) -> list[Migration]:
     """yoyo's order backwards, among what is applied; refused where the database has newer ones than the image."""
     applied = set(state.applied)
     here = files.in_order([migration for migration in catalog.migrations if migration.id in applied], catalog)
+    if not here:
+        raise SettingError(f"--count {count}: none of this image's migrations is applied: nothing to take back")
     if not 1 <= count <= len(here):
         raise SettingError(f"--count {count}: {len(here)} of this image's migrations are applied: 1 to {len(here)}")
     chosen = here[: -count - 1 : -1]

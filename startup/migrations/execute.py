@@ -20,7 +20,14 @@ Drift = Literal["fail", "warn"]
 
 
 class _CommittedByItself(Exception):
-    """The transaction that is open now, if any, is not the one that was begun for the migration."""
+    """The transaction that is open now, if any, is not the one that was begun for the migration.
+
+    *error* is what the migration failed with after that, if it did.
+    """
+
+    def __init__(self, error: Exception | None = None) -> None:
+        self.error = error
+        super().__init__(error)
 
 
 class _StockYoyo(Exception):
@@ -76,6 +83,7 @@ class Work:
 
     def __post_init__(self) -> None:
         self.backend = side.backend(self.session)
+        self._begun: object = None
 
     # ------------------------------------------------------------------ in one transaction
 
@@ -97,16 +105,14 @@ class Work:
                 return time.monotonic() - started
             except _StockYoyo as error:
                 patience.for_stock_yoyo(error.row)
-            except _CommittedByItself:
-                self._remember_own_commit(job)
-                raise TaskFailed(
-                    f"{job.path}: it committed or rolled back by itself (COMMIT, ROLLBACK, connection.commit() ...): "
-                    f"what it did may be there, its mark is not\n{job.before}\n{_by_hand(job.migration, job.direction)}"
-                ) from None
+            except _CommittedByItself as error:
+                raise self._by_itself(job, error.error) from None
             except _AppliedMeanwhile:
                 raise
             except Exception as error:
                 self._after_failure(job, error)
+                if self._has_committed():
+                    raise self._by_itself(job, error) from None
                 if watch.needs_yoyos_tables:
                     told = f"{job.path}: {_YOYOS_TABLES}\n{job.before}; nothing of this file\n{_CORRECT}"
                     raise TaskFailed(told) from None
@@ -121,9 +127,14 @@ class Work:
 
         # transaction() looks up the lock before it calls finish
         with self.session.transaction(finish):
-            begun = self._begin(job)
-            self._body(job, lambda number: None)
-            self._require_own_transaction(begun)
+            self._begun = self._begin(job)
+            try:
+                self._body(job, lambda number: None)
+            except Exception as error:
+                if self.session.dialect == "postgresql" and not self._in_transaction():
+                    raise _CommittedByItself(error) from error
+                raise
+            self._require_own_transaction(self._begun)
 
     def _begin(self, job: Job) -> object:
         """Set the limit for table locks; something that tells this transaction from another one."""
@@ -168,12 +179,22 @@ class Work:
         if self.session.dialect == "postgresql":
             self.session.execute("RESET SESSION AUTHORIZATION; RESET ROLE")
 
-    def _remember_own_commit(self, job: Job) -> None:
-        """So that it is not run again blindly."""
-        self.session.reset()
+    def _has_committed(self) -> bool:
+        """Has the transaction that was begun for a migration that failed been committed, before it failed?"""
+        if self.session.dialect != "postgresql":
+            return False
+        return bool(self.session.execute("SELECT pg_catalog.txid_status(%s)", (self._begun,))[0][0] == "committed")
+
+    def _by_itself(self, job: Job, error: Exception | None) -> TaskFailed:
+        """The error for a file that ended its transaction, and then may have failed; not to be run again blindly."""
+        self._after_failure(job, error or _CommittedByItself())
         with self.session.transaction():
-            state = tables.STARTED if job.direction == "apply" else tables.ROLLBACK
-            self.marks.put(job.migration, state)
+            self.marks.put(job.migration, tables.STARTED if job.direction == "apply" else tables.ROLLBACK)
+        then = f"; then it failed: {failure.reason(failure.before_savepoints(error), 0)}" if error else ""
+        return TaskFailed(
+            f"{job.path}: it committed or rolled back by itself (COMMIT, ROLLBACK, connection.commit() ...): "
+            f"what it did may be there, its mark is not{then}\n{job.before}\n{_by_hand(job.migration, job.direction)}"
+        )
 
     # ------------------------------------------------------------ statement by statement
 
@@ -184,12 +205,14 @@ class Work:
         """
         patience = side.Patience(f"{job.what} waits for", self.seconds_left, self.report)
         interrupted = self._begin_by_statement(job, state, patience)
-        done = 0
+        reached = done = 0
 
         def progress(number: int) -> None:
-            nonlocal done
-            done = number
-            self._keep_count(job.migration, number)
+            nonlocal reached, done
+            reached = number
+            if not self._in_transaction() or (job.script and sqltext.is_commit(job.script.statements[number - 1])):
+                done = number  # within a BEGIN of the file's own nothing is durable yet
+                self._keep_count(job.migration, number)
 
         started = time.monotonic()
         watch = self._watch(job)
@@ -198,8 +221,9 @@ class Work:
                 self._limit_table_locks(job)
                 self._statements(job, interrupted, progress)
         except Exception as error:
+            undone = self._in_transaction()
             self._after_failure(job, error)
-            raise self._stopped_midway(job, error, done, state) from None
+            raise self._stopped_midway(job, error, done, reached, undone, state) from None
         seconds = time.monotonic() - started
         self.session.reset()
         with self.session.transaction(lambda: record(seconds)):
@@ -232,7 +256,8 @@ class Work:
             self._body(job, after_step)
             return
         for number, statement in enumerate(job.script.statements, 1):
-            self.session.require_lock()
+            if not self._in_transaction() or sqltext.is_commit(statement):
+                self.session.require_lock()  # a query between BEGIN and SET TRANSACTION would be an error
             if not self._index_is_there(statement, interrupted):
                 self._statement(job, statement)
                 self._index_is_there(statement, interrupted=False, built=True)
@@ -290,11 +315,17 @@ class Work:
     def _set_lock_timeout(self, value: str) -> None:
         self.session.execute("SELECT pg_catalog.set_config('lock_timeout', %s, false)", (value,))
 
-    def _stopped_midway(self, job: Job, error: Exception, done: int, state: str) -> StartupError:
-        """What has run and what has not; a file of which nothing has run is as if it had not been begun."""
+    def _stopped_midway(
+        self, job: Job, error: Exception, done: int, reached: int, undone: bool, state: str
+    ) -> StartupError:
+        """What has run and what has not; a file of which nothing has run is as if it had not been begun.
+
+        *undone*: the statements between *done* and *reached* were in a transaction of the file's own.
+        """
         statements = job.script.statements if job.script else []
-        failed = statements[done] if done < len(statements) else None
-        clean = done == 0 and isinstance(error, AtStatement) and failed is not None and sqltext.is_atomic(failed)
+        failed = statements[reached] if reached < len(statements) else None
+        whole = failed is not None and (undone or sqltext.is_atomic(failed))
+        clean = done == 0 and isinstance(error, AtStatement) and whole
         if clean and state != tables.OWED:
             with self.session.transaction():
                 self.session.require_lock()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from startup.errors import LockLost, StartupError, TaskFailed
@@ -19,6 +20,13 @@ _HINTS = {
 }
 
 
+_SET_TRANSACTION = re.compile(r"set\s+transaction\b", re.IGNORECASE)
+_ISOLATION = (
+    "the transaction has begun before: for another isolation level write '-- transactional: false' on the first line, "
+    "and BEGIN ISOLATION LEVEL ... and COMMIT around the statements"
+)
+
+
 def driver_error(error: BaseException) -> BaseException:
     """The driver's own error inside *error*."""
     return error.error if isinstance(error, AtStatement) else error
@@ -29,6 +37,13 @@ def sqlstate(error: BaseException) -> str | None:
     error = driver_error(error)
     state: str | None = getattr(error, "sqlstate", None) or getattr(error, "sqlite_errorname", None)
     return state
+
+
+def before_savepoints(error: BaseException) -> BaseException:
+    """What came first, where *error* is only that yoyo's savepoints were gone with their transaction."""
+    while sqlstate(error) in ("25P01", "3B001") and (earlier := driver_error(error).__context__) is not None:
+        error = earlier
+    return error
 
 
 def may_pass_later(error: BaseException) -> bool:
@@ -66,9 +81,10 @@ def told(
     if offset is not None and 0 <= offset <= len(text):
         where = f"{path}:{sqltext.line_of(text, offset)}"
         shown = _shown(text, offset)
+        hint = _ISOLATION if _SET_TRANSACTION.match(text, offset) else None
     else:
-        where, shown = yoyos.python_line(path, cause), []
-    return TaskFailed("\n".join([f"{where}: {_message(cause)}", *shown, *_more(cause), committed, following]))
+        where, shown, hint = yoyos.python_line(path, cause), [], None
+    return TaskFailed("\n".join([f"{where}: {_message(cause)}", *shown, *_more(cause, hint), committed, following]))
 
 
 def lost(migration: Migration, error: BaseException) -> LockLost:
@@ -98,14 +114,14 @@ def _shown(text: str, offset: int) -> list[str]:
     return [f"  {number} | {cut}", f"  {' ' * len(number)} | {' ' * (column - first)}^"]
 
 
-def _more(error: BaseException) -> list[str]:
+def _more(error: BaseException, own_hint: str | None) -> list[str]:
     diagnosis = getattr(error, "diag", None)
     lines = []
     for name, field in (("detail", "message_detail"), ("hint", "message_hint"), ("context", "context")):
         if value := getattr(diagnosis, field, None):
             lines.append(f"{name}: {value}")
     state = sqlstate(error) or ""
-    if hint := _HINTS.get(state):
+    if hint := own_hint or _HINTS.get(state):
         lines.append(f"hint: {hint}")
     if "within a transaction" in _sqlite(error) and not state.startswith("SQLITE_BUSY"):
         lines.append(f"hint: {_HINTS['25001']}")

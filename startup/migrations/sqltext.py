@@ -359,6 +359,11 @@ def is_concurrent(statement: Statement) -> bool:
     return bool(_CONCURRENTLY.match(statement.words))
 
 
+def is_commit(statement: Statement) -> bool:
+    """Does it end a transaction for good (COMMIT AND CHAIN begins another one)?"""
+    return bool(re.match(r"(?:commit|end)\b", statement.words))
+
+
 def is_atomic(statement: Statement) -> bool:
     """Does it, run in autocommit, either happen as a whole or leave nothing behind?"""
     return not (is_concurrent(statement) or _NOT_ATOMIC.match(statement.words))

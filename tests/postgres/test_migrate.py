@@ -25,13 +25,16 @@ def test_pending_migrations_are_applied_in_order_and_said(bench: Any, query: Que
     assert bench.yoyo("list").count("\nA ") == 2
 
 
-def test_a_failing_statement_is_shown_with_file_line_and_state(bench: Any, query: Query) -> None:
-    bench.write(_0001_a="CREATE TABLE a (x int);", _0002_b="INSERT INTO a VALUES (1);\n\nSELECT nope FROM a;\n")
-    said = bench.fails()
-    print(said)
-    assert f"{bench.directory}/0002_b.sql:3: " in said
-    assert "3 | SELECT nope FROM a;" in said and "SQLSTATE 42703" in said
-    assert "committed: 1 of 2 migrations of this run" in said
+def test_a_failing_statement_is_shown_as_a_good_compiler_would(bench: Any, query: Query) -> None:
+    bench.write(_0001_a="CREATE TABLE a (name int);", _0002_b="INSERT INTO a VALUES (1);\n\nSELECT nmae FROM a;\n")
+    assert bench.fails() == (
+        f'{bench.directory}/0002_b.sql:3: column "nmae" does not exist (SQLSTATE 42703)\n'
+        "  3 | SELECT nmae FROM a;\n"
+        "    |        ^\n"
+        'hint: Perhaps you meant to reference the column "a.name".\n'
+        "committed: 1 of 2 migrations of this run, the last one 0001_a; nothing of this file\n"
+        "next: correct the file, or the data that it met, and start again"
+    )
     assert query(bench.url, "SELECT count(*) FROM a") == [(0,)]
 
 
@@ -108,6 +111,23 @@ def test_a_python_migration_that_commits_by_itself_is_caught_and_not_run_again(
     assert "interrupted" in again and "yoyo mark" in again
     bench.yoyo("mark")
     assert bench.apply() == 0
+
+
+@pytest.mark.parametrize("how", ["COMMIT", "COMMIT; BEGIN", "COMMIT; BEGIN; CREATE TABLE b ()"])
+@pytest.mark.parametrize("fault", ["raise ValueError('no plan')", "connection.execute('SELECT nope')"])
+def test_a_python_migration_that_commits_by_itself_and_then_fails_is_not_run_again(
+    bench: Any, query: Query, how: str, fault: str
+) -> None:
+    """Its commit has happened: 'nothing of this file' would be a lie."""
+    bench.write(
+        _0001_a_py="from yoyo import step\ndef up(connection):\n    connection.execute('CREATE TABLE a (x int)')\n"
+        f"    connection.execute('{how}')\n    {fault}\nstep(up)\n"
+    )
+    said = bench.fails()
+    assert "committed or rolled back by itself" in said and "then it failed: " in said
+    assert "no plan" in said or "SQLSTATE 42703" in said
+    assert query(bench.url, "SELECT to_regclass('a')::text, to_regclass('b')") == [("a", None)]
+    assert "was interrupted" in bench.fails()
 
 
 def test_psycopgs_own_commit_inside_a_python_migration_is_refused_and_nothing_stays(bench: Any, query: Query) -> None:

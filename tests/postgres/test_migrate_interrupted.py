@@ -150,6 +150,47 @@ def test_a_file_without_transaction_that_fails_later_says_what_has_run(bench: An
     assert "2 of its statements are known to have run" in bench.fails()
 
 
+def test_a_transaction_of_the_files_own_may_choose_its_isolation(bench: Any, query: Query) -> None:
+    """Nothing of ours comes between BEGIN and SET TRANSACTION, which must be the first that is asked."""
+    bench.write(
+        _0001_a="-- transactional: false\nBEGIN;\nSET TRANSACTION ISOLATION LEVEL REPEATABLE READ;\n"
+        "CREATE TABLE a AS SELECT current_setting('transaction_isolation') AS level;\nCOMMIT;\nSELECT 1;",
+    )
+    assert bench.apply() == 1
+    assert query(bench.url, "SELECT level FROM a") == [("repeatable read",)]
+    assert query(bench.url, "SELECT statements_done FROM startup_migration") == [(5,)]
+
+
+def test_without_one_the_error_says_how_to_choose_the_isolation(bench: Any) -> None:
+    bench.write(_0001_a="SET TRANSACTION ISOLATION LEVEL REPEATABLE READ;\nSELECT 1;")
+    said = bench.fails()
+    assert "SQLSTATE 25001" in said and "BEGIN ISOLATION LEVEL ... and COMMIT around" in said
+    bench.write(_0001_a="-- transactional: false\nBEGIN ISOLATION LEVEL SERIALIZABLE;\nSELECT 1;\nCOMMIT;")
+    assert bench.apply() == 1
+
+
+def test_what_a_transaction_of_the_files_own_takes_back_is_not_said_to_have_run(bench: Any, query: Query) -> None:
+    file = "-- transactional: false\n{}BEGIN;\nCREATE TABLE b (x int);\nSELECT {};\nCOMMIT;"
+    bench.write(_0001_a=file.format("CREATE TABLE a (x int);\n", "nope"))
+    said = bench.fails()
+    assert f"{bench.directory}/0001_a.sql:5: " in said and "statement 1 of 5 has run" in said
+    assert "1 of its statements are known to have run" in bench.fails()
+    assert query(bench.url, "SELECT to_regclass('a')::text, to_regclass('b')") == [("a", None)]
+    query(bench.url, "DROP TABLE a; DELETE FROM startup_migration")
+    bench.write(_0001_a=file.format("", "nope"))
+    assert "nothing of this file" in bench.fails()
+    bench.write(_0001_a=file.format("", "1"))
+    assert bench.apply() == 1  # as a whole in its own transaction: it had left nothing, so it is simply run again
+
+
+def test_a_commit_and_chain_in_a_file_without_transaction_counts_as_run(bench: Any, query: Query) -> None:
+    bench.write(
+        _0001_a="-- transactional: false\nBEGIN;\nCREATE TABLE a (x int);\nCOMMIT AND CHAIN;\nSELECT nope;\nCOMMIT;"
+    )
+    assert "statements 1 to 3 of 5 have run" in bench.fails()
+    assert "was interrupted" in bench.fails()
+
+
 def test_a_begin_without_its_commit_in_a_file_without_transaction_is_an_error(bench: Any, query: Query) -> None:
     bench.write(
         _0001_a="-- transactional: false\nBEGIN;\nCREATE TABLE a (x int);\nCOMMIT;\nBEGIN;\nCREATE TABLE b (x int);"

@@ -8,6 +8,7 @@ import socket
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 
 BOTH = pytest.mark.parametrize("url", ["postgresql", "sqlite"], indirect=True)
@@ -321,6 +322,32 @@ def test_forget_keeps_to_its_namespace(image: Any, query: Any) -> None:
     assert query(image.environ["DATABASE_URL"], "SELECT namespace FROM startup_ledger") == [("default",)]
 
 
+# ------------------------------------------------------------------------------------------------ migrate's settings
+
+
+@BOTH
+def test_an_edited_migration_stops_the_boot_or_is_named_as_startup_drift_says(image: Any, query: Any) -> None:
+    ok(image, "init")
+    image.write("migrations/0001_users.sql", "CREATE TABLE users (email text PRIMARY KEY, name text, age int);\n")
+    image.write("migrations/0003_more.sql", "CREATE TABLE more (id int);\n")
+    done = image("init")
+    assert done.returncode == 70 and "changed since they were applied: migrations/0001_users.sql" in done.stderr
+    assert "STARTUP_DRIFT=warn" in done.stderr and "more" not in tables(image, query)
+    done = image("init", STARTUP_DRIFT="warn")
+    assert done.returncode == 0 and "changed since they were applied: migrations/0001_users.sql" in done.stderr
+    assert "more" in tables(image, query)
+
+
+def test_startup_timeout_ends_the_tries_for_a_table(image: Any, query: Any, url: str) -> None:
+    query(url, "CREATE TABLE busy (x int)")
+    image.write("migrations/0003_busy.sql", "ALTER TABLE busy ADD y int;\n")
+    with psycopg.connect(url, application_name="report") as reader:
+        reader.execute("SELECT * FROM busy")
+        done = image("init", STARTUP_TIMEOUT="3", STARTUP_TABLE_LOCK_TIMEOUT="0.2")
+    assert done.returncode == 70 and "application report" in done.stderr
+    assert query(url, "SELECT count(*) FROM _yoyo_migration") == [(2,)]
+
+
 # ------------------------------------------------------------------------------------------------------- rollback
 
 
@@ -337,9 +364,19 @@ def test_rollback_takes_back_the_newest_migrations(image: Any, query: Any) -> No
 
 
 @BOTH
-def test_rollback_of_nothing_says_so(image: Any) -> None:
-    done = image("rollback")
-    assert done.returncode in (0, 70) and done.stderr and "Traceback" not in done.stderr
+@pytest.mark.parametrize("count", ["1", "3"])
+def test_rollback_of_more_than_there_is_changes_nothing_and_says_how_many_there_are(
+    image: Any, query: Any, count: str
+) -> None:
+    """One of none, three of two: what was asked for is wrong, nothing was tried."""
+    if count == "3":
+        ok(image, "init")
+    before = tables(image, query)
+    done = image("rollback", "--count", count)
+    assert done.returncode == 78 and "Traceback" not in done.stderr
+    says = "2 of this image's migrations are applied: 1 to 2" if count == "3" else "none of this image's migrations is"
+    assert f"--count {count}: {says}" in done.stderr
+    assert tables(image, query) == before
 
 
 @pytest.mark.parametrize("count", ["0", "-1", "all", "1.5"])

@@ -99,6 +99,14 @@ def test_two_files_of_one_id_are_both_named(here: Path) -> None:
         files.load(["migrations"], given=True)
 
 
+def test_two_files_of_one_id_in_two_directories_are_both_named(here: Path) -> None:
+    put(here, a__sql="SELECT 1;")
+    (here / "more").mkdir()
+    (here / "more" / "a.sql").write_text("SELECT 1;")
+    with pytest.raises(TaskFailed, match=r"more/a\.sql and migrations/a\.sql are both the migration 'a'"):
+        files.load(["migrations", "more"], given=True)
+
+
 @pytest.mark.parametrize("name", ["__init__.py", ".0001.sql", "0001.down.sql", "0001.rolback.sql", "0001.undo.sql"])
 def test_a_file_that_yoyo_would_take_for_a_migration_by_mistake_is_refused(here: Path, name: str) -> None:
     put(here, _0001__sql="SELECT 1;")
