@@ -272,16 +272,17 @@ wait_for() {
         woken=
         wait "$1" 2>/dev/null # dash would print "Terminated"
         set -- "$1" "$?"      # not in a variable: a trap may come in between, and wait too
-        [ -n "$woken" ] || return "$2"
-        if kill -0 "$1" 2>/dev/null || [ -d "/proc/$1" ]; then continue; fi
-        wait "$1" 2>/dev/null
-        set -- "$1" "$2" "$?"
-        if [ "$3" -eq 127 ]; then return "$2"; fi
-        # bash throws away the status of a child that ends in the very moment of a trapped signal.
-        case ${BASH_VERSION:+$3},$(jobs -l) in
-        255,*" $1 Running"*) lost=', or another one, which bash has lost' && return "$2" ;;
+        if [ -n "$woken" ]; then
+            if kill -0 "$1" 2>/dev/null || [ -d "/proc/$1" ]; then continue; fi
+            wait "$1" 2>/dev/null
+            set -- "$1" "$2" "$?"
+            if [ "$3" -ne 127 ]; then set -- "$1" "$3"; fi
+        fi
+        # bash throws away the status of a child that ends in the very moment of a trapped signal: docs/pid-1.md
+        case ${BASH_VERSION:+"$2,${3:-},$(jobs -l)"} in
+        -1,* | 255,*" $1 Running"* | 129,127,* | 1[3-9]?,127,*) lost=', or another one, which bash has lost' ;;
         esac
-        return "$3"
+        return "$2"
     done
 }
 

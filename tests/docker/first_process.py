@@ -44,27 +44,34 @@ OTHERS = {
 
 @dataclass
 class Box:
-    """Containers whose first process is *init*; the app's files are in *directory*, in there and here."""
+    """Containers whose first process is *init*; the app's files are in *directory*, in there and here.
+
+    With another *image* than that: the entrypoint which that image brings, and its programs.
+    """
 
     docker: Docker
     init: Sequence[str]
     directory: Path
     options: Sequence[str] = ()
+    image: str = IMAGE
     _count: int = 0
     _terminals: list[Terminal] = field(default_factory=list)
 
     @property
     def is_ours(self) -> bool:
-        return str(ROOT / "entrypoint.sh") in self.init
+        return self.image != IMAGE or str(ROOT / "entrypoint.sh") in self.init
 
     def words(self, *command: str, **env: str) -> list[str]:
         """What follows ``docker run``."""
-        settings = {"STARTUP_PYTHON": sys.executable, "STARTUP_TASKS": "none", "STARTUP_PING": "none", **env}
-        paths = {"/usr", str(ROOT), sys.prefix, sys.base_prefix}
+        settings = {"STARTUP_TASKS": "none", "STARTUP_PING": "none", **env}
+        paths: set[str] = set()
+        if self.image == IMAGE:
+            settings.setdefault("STARTUP_PYTHON", sys.executable)
+            paths = {"/usr", str(ROOT), sys.prefix, sys.base_prefix}
         volumes = [f"--volume={path}:{path}:ro" for path in sorted(paths)]
         volumes += [f"--volume={self.directory}:{self.directory}", f"--workdir={self.directory}"]
         environ = [f"--env={name}={value}" for name, value in settings.items()] if self.is_ours else []
-        return [*volumes, *environ, *self.options, IMAGE, *self.init, *command]
+        return [*volumes, *environ, *self.options, self.image, *self.init, *command]
 
     def start(self, *command: str, options: Sequence[str] = (), **env: str) -> Container:
         return self.docker.start(*options, *self.words(*command, **env))
