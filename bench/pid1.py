@@ -40,9 +40,7 @@ def yes(value: bool) -> str:
 
 
 def signals(box: see.Box) -> str:
-    # a signal that nobody handles ends most inits: each that did not arrive is asked for once more, alone
-    got = set(see.signals_that_arrive(box, see.FORWARDABLE, patience=0.5))
-    return numbers(sorted(got), see.FORWARDABLE)
+    return numbers(see.signals_that_arrive(box, see.FORWARDABLE, patience=0.5), see.FORWARDABLE)
 
 
 def ignored(box: see.Box) -> str:
@@ -106,6 +104,8 @@ def sizes(box: see.Box) -> str:
 
 
 def memory(box: see.Box) -> str:
+    if not box.init:
+        return "-"  # the first process is the app
     seen = see.cost(box, seconds=10)
     return f"{seen.private} / {seen.resident} kB, {seen.wakeups:.0f}"
 

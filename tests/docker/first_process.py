@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -281,7 +282,8 @@ def shell_has_job_control(box: Box) -> bool:
     terminal = box.at_terminal("env", "PS1=$ ", "TERM=dumb", "bash", "--norc", "-i")
     terminal.wait_until_shown("$ ")
     terminal.type(b"sh -c 'while :; do sleep 0.05; echo tick; done'\n")
-    terminal.wait_until_shown("\ntick", 2)
+    if not until(lambda: terminal.shown.count("\ntick") > 1, timeout=10, fail=False):
+        return False
     terminal.type(b"\x1a")
     if not until(lambda: "Stopped" in terminal.shown, timeout=3, fail=False):
         return False
@@ -304,10 +306,15 @@ def window_sizes(box: Box) -> list[str]:
     )
     terminal = box.at_terminal(sys.executable, "-I", "-S", "-c", code)
     until(lambda: "size 80 24" in terminal.shown, timeout=10, fail=False)
-    terminal.resize(50, 132)
-    until(lambda: "size 132 50" in terminal.shown, timeout=5, fail=False)
+
+    def pulled() -> bool:
+        terminal.resize(49, 131)  # nothing shows that docker watches by now; it is told of changes alone
+        terminal.resize(50, 132)
+        return until(lambda: "size 132 50" in terminal.shown, timeout=0.5, fail=False)
+
+    until(pulled, timeout=5, fail=False)
     sizes = re.findall(r"size (\d+ \d+)", terminal.shown)
-    return [size for size in dict.fromkeys(sizes) if size != "0 0"]  # docker sets the first size a moment late
+    return [size for size in dict.fromkeys(sizes) if size in ("80 24", "132 50")]
 
 
 def attach(box: Box) -> tuple[str, list[int], int]:
@@ -324,7 +331,8 @@ def attach(box: Box) -> tuple[str, list[int], int]:
     until(lambda: terminal.is_raw, "attached")
     terminal.type(b"\x03")
     terminal.wait()
-    return running, box.got or [], int(box.docker.container(name).state["ExitCode"])
+    got = [number for number in box.got or [] if number != signal.SIGWINCH]  # docker's own, when it attaches
+    return running, got, int(box.docker.container(name).state["ExitCode"])
 
 
 def stop(box: Box, *options: str, command: Sequence[str]) -> tuple[int, float]:
