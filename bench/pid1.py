@@ -1,8 +1,9 @@
 """Compare the entrypoint as a container's first process with tini, dumb-init and a script by hand: docs/pid-1.md.
 
-    .venv/bin/python bench/pid1.py [--write]     needs Docker, and Debian's tini, dumb-init, busybox, bash and dash
+    .venv/bin/python bench/pid1.py [--write] [shells | inits]
 
-Prints the tables; with --write they take the place of those in docs/pid-1.md. About five minutes.
+Prints the tables, or one of them; with --write they take the place of those in docs/pid-1.md. Needs root, Docker, and
+Debian's tini, dumb-init, busybox, bash and dash; takes some minutes.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from tests.docker.conftest import Docker  # noqa: E402
 INITS = {**{f"us, {name}": words for name, words in see.OURS.items()}, **see.OTHERS}
 NAMES = {"by hand": "`app & wait`", "none": "no init"}
 AS_PID_1 = ("unshare", "--pid", "--fork", "--mount-proc", "--kill-child")
+RUNS = 100
 SHELLS = {"dash": ("dash",), "busybox": ("busybox", "sh"), "bash": ("bash",)}
 
 
@@ -153,7 +155,7 @@ def table() -> str:
     return "\n".join(lines)
 
 
-def burst(shell: Sequence[str], gap: float, runs: int = 100) -> int:
+def burst(shell: Sequence[str], gap: float, runs: int = RUNS) -> int:
     """In how many of *runs* a waiting shell misses one of HUP, USR1 and TERM, sent *gap* seconds apart."""
     script = "trap 'echo 1' HUP; trap 'echo 2' USR1; trap 'echo 3' TERM; sleep 9 & echo up; while :; do wait $!; done"
     lost = 0
@@ -172,7 +174,7 @@ def burst(shell: Sequence[str], gap: float, runs: int = 100) -> int:
     return lost
 
 
-def coincidences(shell: Sequence[str], runs: int = 200) -> Counter[str]:
+def coincidences(shell: Sequence[str], runs: int = RUNS) -> Counter[str]:
     """USR1, ignored by the app, in the very moment in which the app ends with 7: what comes out."""
     seen: Counter[str] = Counter()
     app = (sys.executable, "-I", "-S", str(ROOT / "tests" / "shell" / "apps" / "ends_on_input.py"))
@@ -186,10 +188,12 @@ def coincidences(shell: Sequence[str], runs: int = 200) -> Counter[str]:
                 [*shell, str(ROOT / "entrypoint.sh"), *app],
                 env=environ,
                 stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 bufsize=0,
             )
-            assert process.stdin is not None and process.stderr is not None
+            assert process.stdin is not None and process.stdout is not None and process.stderr is not None
+            process.stdout.readline()
             see.until((state / "ready").exists)
             process.stdin.write(b"x") if count % 2 else process.send_signal(10)
             end = time.perf_counter() + count % 20 * 20e-6
@@ -199,22 +203,21 @@ def coincidences(shell: Sequence[str], runs: int = 200) -> Counter[str]:
             code = process.wait()
             named = b"bash has lost" in process.stderr.read()
             seen["right" if code == 7 else "wrong and named" if named else "wrong"] += 1
-            process.stdin.close()
-            process.stderr.close()
+            for stream in (process.stdin, process.stdout, process.stderr):
+                stream.close()
     return seen
 
 
 def shells() -> str:
     lines = ["| | " + " | ".join(SHELLS) + " |", "|---" * (len(SHELLS) + 1) + "|"]
     for title, gap in (("at once", 0.0), ("1 ms apart", 0.001), ("10 ms apart", 0.01)):
-        cells = [f"{burst(words, gap)} of 100" for words in SHELLS.values()]
+        cells = [f"{burst(words, gap)} of {RUNS}" for words in SHELLS.values()]
         lines.append(f"| a signal lost, of three {title} | {' | '.join(cells)} |")
     cells = []
     for words in SHELLS.values():
         seen = coincidences(words)
-        cells.append(
-            f"{200 - seen['right']} of 200" + (f", {seen['wrong and named']} named" if seen["wrong and named"] else "")
-        )
+        lost = RUNS - seen["right"]
+        cells.append(f"{lost} of {RUNS}" + (f", {seen['wrong and named']} of them named" if lost else ""))
     lines.append(f"| the app's exit code lost when a signal comes in that moment | {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -228,9 +231,10 @@ def write(text: str, name: str) -> None:
 
 
 def main() -> None:
-    both = {"shells": shells(), "inits": table()}
-    for name, text in both.items():
-        print(f"\n{text}")
+    tables = {"shells": shells, "inits": table}
+    for name in [name for name in tables if name in sys.argv] or tables:
+        text = tables[name]()
+        print(text, flush=True)
         if "--write" in sys.argv:
             write(text, name)
 

@@ -27,6 +27,8 @@ IMAGE = "debian:trixie-slim"
 RECORDER = ROOT / "tests" / "shell" / "apps" / "recorder.py"
 #: All that can be handed on: not KILL and STOP, not CHLD, not a fault's own (4 5 7 8 11), not libc's (32 33).
 FORWARDABLE = [n for n in range(1, 65) if n not in (4, 5, 7, 8, 9, 11, 17, 19, 32, 33)]
+#: These stop or end a process that does not handle them.
+STOPS = (2, 3, 15, 20, 21, 22)
 BY_HAND = '"$@" & app=$!; trap "kill -TERM $app" TERM; trap "kill -INT $app" INT; wait $app'
 
 #: The words before the app's own.
@@ -156,15 +158,23 @@ def helpers(container: Container) -> list[str]:
 
 
 def signals_that_arrive(box: Box, numbers: Sequence[int], patience: float = 5) -> list[int]:
-    """Each of *numbers* is sent to the container, one after another; those that the app got."""
-    container = box.start(*box.recorder(seconds=3600))
-    box.wait_until_up(container)
-    for number in numbers:
+    """Each of *numbers* is sent to the container, one after another; those that the app got.
+
+    Where the first process ends or stops at one, the next is sent to a new container.
+    """
+    arrived: list[int] = []
+    container = None
+    for number in sorted(numbers, key=lambda one: (one in STOPS, one)):
+        if container is None:
+            container = box.start(*box.recorder(seconds=3600))
+            box.wait_until_up(container)
         box.docker("kill", "--signal", str(number), container.name, check=False)
         until(lambda number=number: number in (box.got or ()), timeout=patience, fail=False)  # type: ignore[misc]
-        if not container.state["Running"]:
-            break
-    return sorted(box.got or ())
+        if number in (box.got or ()):
+            arrived.append(number)
+        elif number in STOPS or not container.state["Running"]:
+            container = None
+    return sorted(arrived)
 
 
 def ignored_signals(box: Box) -> list[int]:
