@@ -90,7 +90,7 @@ def stopped(*options: str) -> Callable[[see.Box], str]:
 
 def keys(typed: bytes) -> Callable[[see.Box], str]:
     def measure(box: see.Box) -> str:
-        got, code = see.key(box, typed)
+        got, code = see.key(box, typed, patience=8)
         return f"{len(got)}" if code >= 0 else f"{len(got)}, **hangs**"
 
     return measure

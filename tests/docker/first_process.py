@@ -157,7 +157,7 @@ def helpers(container: Container) -> list[str]:
 # --------------------------------------------------------------------------------------------------- signals
 
 
-def signals_that_arrive(box: Box, numbers: Sequence[int], patience: float = 5) -> list[int]:
+def signals_that_arrive(box: Box, numbers: Sequence[int], patience: float = 10) -> list[int]:
     """Each of *numbers* is sent to the container, one after another; those that the app got.
 
     Where the first process ends or stops at one, the next is sent to a new container.
@@ -231,7 +231,7 @@ def zombies(box: Box) -> int:
         return [one for one in processes(container) if one.name == "sleep"]
 
     until(lambda: all(one.state == "Z" for one in left()), "the orphans have ended")
-    until(lambda: not left(), timeout=1, fail=False)
+    until(lambda: not left(), timeout=3, fail=False)
     return len(left())
 
 
@@ -262,14 +262,14 @@ def leftovers(box: Box, stubborn: bool) -> Leftovers:
 # ------------------------------------------------------------------------------------------------ at a terminal
 
 
-def key(box: Box, keys: bytes) -> tuple[list[int], int]:
+def key(box: Box, keys: bytes, patience: float = 20) -> tuple[list[int], int]:
     """What the app gets when *keys* are typed once, and the exit code."""
     terminal = box.at_terminal(*box.recorder(seconds=0.7))
     box.wait_until_up()
     if box.is_ours:
         terminal.wait_until_shown("answers")
     terminal.type(keys)
-    if not until(lambda: terminal.process.poll() is not None, timeout=5, fail=False):
+    if not until(lambda: terminal.process.poll() is not None, timeout=patience, fail=False):
         terminal.close()
         return box.got or [], -1
     return box.got or [], terminal.wait()
@@ -284,7 +284,7 @@ def goes_on_after_ctrl_z(box: Box) -> bool:
     terminal.type(b"\x1a")
     terminal.wait_until_shown("^Z")
     before = terminal.shown.count("tick")
-    return until(lambda: terminal.shown.count("tick") > before + 10, timeout=3, fail=False)
+    return until(lambda: terminal.shown.count("tick") > before + 10, timeout=10, fail=False)
 
 
 def shell_has_job_control(box: Box) -> bool:
@@ -295,7 +295,7 @@ def shell_has_job_control(box: Box) -> bool:
     if not until(lambda: terminal.shown.count("\ntick") > 1, timeout=10, fail=False):
         return False
     terminal.type(b"\x1a")
-    if not until(lambda: "Stopped" in terminal.shown, timeout=3, fail=False):
+    if not until(lambda: "Stopped" in terminal.shown, timeout=10, fail=False):
         return False
     terminal.type(b"fg\n")
     before = terminal.shown.count("\ntick")
@@ -322,7 +322,7 @@ def window_sizes(box: Box) -> list[str]:
         terminal.resize(50, 132)
         return until(lambda: "size 132 50" in terminal.shown, timeout=0.5, fail=False)
 
-    until(pulled, timeout=5, fail=False)
+    until(pulled, timeout=10, fail=False)
     sizes = re.findall(r"size (\d+ \d+)", terminal.shown)
     return [size for size in dict.fromkeys(sizes) if size in ("80 24", "132 50")]
 
