@@ -306,12 +306,19 @@ end_app() {
 end_leftovers() {
     [ "$$" -eq 1 ] || return 0 # -1 means everybody
     kill -TERM -1 2>/dev/null || return 0
-    tries=0
-    while [ "$tries" -lt 20 ] && kill -0 -1 2>/dev/null; do
+    clock
+    end=$((now + 100))
+    while [ "$now" -lt "$end" ] && kill -0 -1 2>/dev/null; do
         sleep 0.05 &
         wait "$!"
-        tries=$((tries + 1))
+        clock
     done
+}
+
+# The time, in 1/100 s, in $now; the 1 in front keeps it from being octal.
+clock() {
+    read -r now _ </proc/uptime
+    now="1${now%.*}${now#*.}"
 }
 
 # usage: fail CODE WHAT_BECAME_OF_THE_APP

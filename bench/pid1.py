@@ -1,9 +1,9 @@
 """Compare the entrypoint as a container's first process with tini, dumb-init and a script by hand: docs/pid-1.md.
 
-    .venv/bin/python bench/pid1.py [--write] [shells | inits]
+    .venv/bin/python bench/pid1.py [--write] [shells | inits] [row=TEXT]
 
-Prints the tables, or one of them; with --write they take the place of those in docs/pid-1.md. Needs root, Docker, and
-Debian's tini, dumb-init, busybox, bash and dash; takes some minutes.
+Prints the tables, or one of them, or of the second those rows that have TEXT in their title; with --write they take the
+place of those in docs/pid-1.md. Needs root, Docker, and Debian's tini, dumb-init, busybox, bash and dash; takes minutes.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def polite(box: see.Box) -> str:
 
 
 def stubborn(box: see.Box) -> str:
-    return f"{see.leftovers(box, stubborn=True).seconds:.1f} s"
+    return f"{max(0.0, see.leftovers(box, stubborn=True).seconds):.1f} s"
 
 
 def stopped(*options: str) -> Callable[[see.Box], str]:
@@ -121,7 +121,7 @@ ROWS: list[tuple[str, Callable[[see.Box], str]]] = [
     ("out of memory", memory_killed),
     ("zombies left of 8 orphans", lambda box: str(see.zombies(box))),
     ("a child left behind", polite),
-    ("one that ignores TERM, from the app's end to ours", stubborn),
+    ("one that ignores TERM lives on for", stubborn),
     ("`docker stop` of `sleep`", stopped()),
     ("the same with `-it`", stopped("--interactive", "--tty")),
     ("Ctrl-C arrives", keys(b"\x03")),
@@ -137,7 +137,10 @@ ROWS: list[tuple[str, Callable[[see.Box], str]]] = [
 def table() -> str:
     lines = ["| | " + " | ".join(NAMES.get(name, name) for name in INITS) + " |", "|---" * (len(INITS) + 1) + "|"]
     docker = Docker()
+    wanted = [word.partition("=")[2] for word in sys.argv if word.startswith("row=")]
     for title, measure in ROWS:
+        if wanted and not any(text in title for text in wanted):
+            continue
         cells = []
         for name, words in INITS.items():
             with tempfile.TemporaryDirectory() as directory:

@@ -13,7 +13,6 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -237,7 +236,7 @@ def zombies(box: Box) -> int:
 
 @dataclass
 class Leftovers:
-    """What became of a child that the app left behind: what it could write, the exit code, seconds to the end."""
+    """What became of a child that the app left behind: what it could write, the exit code, seconds that it lived on."""
 
     wrote: str
     code: int
@@ -246,17 +245,21 @@ class Leftovers:
 
 def leftovers(box: Box, stubborn: bool) -> Leftovers:
     """The app ends with 5; its child needs 0.3 s to clean up after TERM, or with *stubborn* ignores it."""
-    note = box.directory / "left"
-    ended = box.directory / "ended"
-    note.unlink(missing_ok=True)
+    note, ended, beats = (box.directory / name for name in ("left", "ended", "beats"))
+    for file in (note, ended, beats):
+        file.unlink(missing_ok=True)
     on_term = "" if stubborn else "echo got TERM >>left; sleep 0.3; echo cleaned up >>left; exit"
-    child = f"trap '{on_term}' TERM; echo up >>left; while :; do sleep 0.02; done"
-    app = f'sh -c "$1" & while [ ! -e left ]; do sleep 0.05; done; sleep 0.5; date +%s.%N >{ended.name}; exit 5'
+    child = f"trap '{on_term}' TERM; : >left; while :; do date +%s.%N >>beats; sleep 0.02; done"
+    app = 'sh -c "$1" & while [ ! -e go ]; do sleep 0.02; done; date +%s.%N >ended; exit 5'
     container = box.start("sh", "-c", app, "sh", child)
+    until(note.exists, "the child is up")
+    if box.is_ours:
+        until(lambda: "python" not in " ".join(helpers(container)), "ready")
+    (box.directory / "go").touch()
     code = container.wait()
-    finished = re.sub(r"(\.\d{6})\d*Z", r"\1+00:00", container.state["FinishedAt"])
-    seconds = datetime.fromisoformat(finished).timestamp() - float(ended.read_text())
-    return Leftovers(", ".join(note.read_text().split("\n")[1:-1]), code, seconds)
+    (box.directory / "go").unlink()
+    last = beats.read_text().rpartition("\n")[0].splitlines()[-1]
+    return Leftovers(", ".join(note.read_text().splitlines()), code, float(last) - float(ended.read_text()))
 
 
 # ------------------------------------------------------------------------------------------------ at a terminal

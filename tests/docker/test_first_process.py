@@ -96,7 +96,7 @@ def test_what_the_app_leaves_behind_gets_term_and_time_to_clean_up(box: Box) -> 
 def test_what_ignores_term_is_killed_after_a_second(box: Box) -> None:
     seen = leftovers(box, stubborn=True)
     assert (seen.wrote, seen.code) == ("", 5)
-    assert 0.9 < seen.seconds < 4, "1 s, and what the engine needs"
+    assert 0.8 < seen.seconds < 2, "1 s, and what a busy machine needs"
 
 
 def test_what_is_left_behind_gets_nothing_without_us(make_box: MakeBox) -> None:
@@ -155,8 +155,6 @@ def test_a_key_reaches_the_app_once(box: Box, keys: bytes, number: int) -> None:
 
 
 def test_ctrl_z_stops_nothing(box: Box) -> None:
-    if "bash" in box.init:
-        pytest.skip("bash is not told of it: docs/pid-1.md")
     assert goes_on_after_ctrl_z(box)
 
 
