@@ -278,14 +278,22 @@ wait_for() {
         woken=
         wait "$1" 2>/dev/null # dash would print "Terminated"
         set -- "$1" "$?"      # not in a variable: a trap may come in between, and wait too
-        [ -n "$woken" ] || return "$2"
-        if kill -0 "$1" 2>/dev/null || [ -d "/proc/$1" ]; then continue; fi
-        # bash throws away the status of a child that ends in the very moment of a trapped signal: it would wait on.
-        case ${BASH_VERSION:+$(jobs -l)} in *" $1 Running"*) lost=', or another one, which bash has lost' && return "$2" ;; esac
-        wait "$1" 2>/dev/null
-        set -- "$1" "$2" "$?"
-        if [ "$3" -eq 127 ]; then return "$2"; fi
-        return "$3"
+        if [ -n "$woken" ]; then
+            if kill -0 "$1" 2>/dev/null || [ -d "/proc/$1" ]; then continue; fi
+            # bash throws away the status of a child that ends in the very moment of a trapped signal: docs/pid-1.md
+            case ${BASH_VERSION:+$(jobs -l)} in
+            *" $1 Running"*) set -- "$1" "$2" lost ;; # it would wait on
+            *)
+                wait "$1" 2>/dev/null
+                set -- "$1" "$2" "$?"
+                ;;
+            esac
+            case $3 in lost | 127) ;; *) set -- "$1" "$3" ;; esac
+        fi
+        case ${BASH_VERSION:+"$2,${3:-}"} in
+        -1,* | *,lost | 129,127 | 1[3-9]?,127) lost=', or another one, which bash has lost' ;;
+        esac
+        return "$2"
     done
 }
 
@@ -309,12 +317,19 @@ end_app() {
 end_leftovers() {
     [ "$$" -eq 1 ] || return 0 # -1 means everybody
     kill -TERM -1 2>/dev/null || return 0
-    tries=0
-    while [ "$tries" -lt 20 ] && kill -0 -1 2>/dev/null; do
+    clock
+    end=$((now + 100))
+    while [ "$now" -lt "$end" ] && kill -0 -1 2>/dev/null; do
         sleep 0.05 &
         wait "$!"
-        tries=$((tries + 1))
+        clock
     done
+}
+
+# The time, in 1/100 s, in $now; the 1 in front keeps it from being octal.
+clock() {
+    read -r now _ </proc/uptime
+    now="1${now%.*}${now#*.}"
 }
 
 # usage: fail CODE WHAT_BECAME_OF_THE_APP

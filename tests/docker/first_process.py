@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import re
 import shutil
+import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,6 +26,8 @@ IMAGE = "debian:trixie-slim"
 RECORDER = ROOT / "tests" / "shell" / "apps" / "recorder.py"
 #: All that can be handed on: not KILL and STOP, not CHLD, not a fault's own (4 5 7 8 11), not libc's (32 33).
 FORWARDABLE = [n for n in range(1, 65) if n not in (4, 5, 7, 8, 9, 11, 17, 19, 32, 33)]
+#: These stop or end a process that does not handle them.
+STOPS = (2, 3, 15, 20, 21, 22)
 BY_HAND = '"$@" & app=$!; trap "kill -TERM $app" TERM; trap "kill -INT $app" INT; wait $app'
 
 #: The words before the app's own.
@@ -44,27 +46,34 @@ OTHERS = {
 
 @dataclass
 class Box:
-    """Containers whose first process is *init*; the app's files are in *directory*, in there and here."""
+    """Containers whose first process is *init*; the app's files are in *directory*, in there and here.
+
+    With another *image* than that: the entrypoint which that image brings, and its programs.
+    """
 
     docker: Docker
     init: Sequence[str]
     directory: Path
     options: Sequence[str] = ()
+    image: str = IMAGE
     _count: int = 0
     _terminals: list[Terminal] = field(default_factory=list)
 
     @property
     def is_ours(self) -> bool:
-        return str(ROOT / "entrypoint.sh") in self.init
+        return self.image != IMAGE or str(ROOT / "entrypoint.sh") in self.init
 
     def words(self, *command: str, **env: str) -> list[str]:
         """What follows ``docker run``."""
-        settings = {"STARTUP_PYTHON": sys.executable, "STARTUP_TASKS": "none", "STARTUP_PING": "none", **env}
-        paths = {"/usr", str(ROOT), sys.prefix, sys.base_prefix}
+        settings = {"STARTUP_TASKS": "none", "STARTUP_PING": "none", **env}
+        paths: set[str] = set()
+        if self.image == IMAGE:
+            settings.setdefault("STARTUP_PYTHON", sys.executable)
+            paths = {"/usr", str(ROOT), sys.prefix, sys.base_prefix}
         volumes = [f"--volume={path}:{path}:ro" for path in sorted(paths)]
         volumes += [f"--volume={self.directory}:{self.directory}", f"--workdir={self.directory}"]
         environ = [f"--env={name}={value}" for name, value in settings.items()] if self.is_ours else []
-        return [*volumes, *environ, *self.options, IMAGE, *self.init, *command]
+        return [*volumes, *environ, *self.options, self.image, *self.init, *command]
 
     def start(self, *command: str, options: Sequence[str] = (), **env: str) -> Container:
         return self.docker.start(*options, *self.words(*command, **env))
@@ -147,16 +156,24 @@ def helpers(container: Container) -> list[str]:
 # --------------------------------------------------------------------------------------------------- signals
 
 
-def signals_that_arrive(box: Box, numbers: Sequence[int], patience: float = 5) -> list[int]:
-    """Each of *numbers* is sent to the container, one after another; those that the app got."""
-    container = box.start(*box.recorder(seconds=3600))
-    box.wait_until_up(container)
-    for number in numbers:
+def signals_that_arrive(box: Box, numbers: Sequence[int], patience: float = 10) -> list[int]:
+    """Each of *numbers* is sent to the container, one after another; those that the app got.
+
+    Where the first process ends or stops at one, the next is sent to a new container.
+    """
+    arrived: list[int] = []
+    container = None
+    for number in sorted(numbers, key=lambda one: (one in STOPS, one)):
+        if container is None:
+            container = box.start(*box.recorder(seconds=3600))
+            box.wait_until_up(container)
         box.docker("kill", "--signal", str(number), container.name, check=False)
         until(lambda number=number: number in (box.got or ()), timeout=patience, fail=False)  # type: ignore[misc]
-        if not container.state["Running"]:
-            break
-    return sorted(box.got or ())
+        if number in (box.got or ()):
+            arrived.append(number)
+        elif number in STOPS or not container.state["Running"]:
+            container = None
+    return sorted(arrived)
 
 
 def ignored_signals(box: Box) -> list[int]:
@@ -213,13 +230,13 @@ def zombies(box: Box) -> int:
         return [one for one in processes(container) if one.name == "sleep"]
 
     until(lambda: all(one.state == "Z" for one in left()), "the orphans have ended")
-    until(lambda: not left(), timeout=1, fail=False)
+    until(lambda: not left(), timeout=3, fail=False)
     return len(left())
 
 
 @dataclass
 class Leftovers:
-    """What became of a child that the app left behind: what it could write, the exit code, seconds to the end."""
+    """What became of a child that the app left behind: what it could write, the exit code, seconds that it lived on."""
 
     wrote: str
     code: int
@@ -228,30 +245,34 @@ class Leftovers:
 
 def leftovers(box: Box, stubborn: bool) -> Leftovers:
     """The app ends with 5; its child needs 0.3 s to clean up after TERM, or with *stubborn* ignores it."""
-    note = box.directory / "left"
-    ended = box.directory / "ended"
-    note.unlink(missing_ok=True)
+    note, ended, beats = (box.directory / name for name in ("left", "ended", "beats"))
+    for file in (note, ended, beats):
+        file.unlink(missing_ok=True)
     on_term = "" if stubborn else "echo got TERM >>left; sleep 0.3; echo cleaned up >>left; exit"
-    child = f"trap '{on_term}' TERM; echo up >>left; while :; do sleep 0.02; done"
-    app = f'sh -c "$1" & while [ ! -e left ]; do sleep 0.05; done; sleep 0.5; date +%s.%N >{ended.name}; exit 5'
+    child = f"trap '{on_term}' TERM; : >left; while :; do date +%s.%N >>beats; sleep 0.02; done"
+    app = 'sh -c "$1" & while [ ! -e go ]; do sleep 0.02; done; date +%s.%N >ended; exit 5'
     container = box.start("sh", "-c", app, "sh", child)
+    until(note.exists, "the child is up")
+    if box.is_ours:
+        until(lambda: "python" not in " ".join(helpers(container)), "ready")
+    (box.directory / "go").touch()
     code = container.wait()
-    finished = re.sub(r"(\.\d{6})\d*Z", r"\1+00:00", container.state["FinishedAt"])
-    seconds = datetime.fromisoformat(finished).timestamp() - float(ended.read_text())
-    return Leftovers(", ".join(note.read_text().split("\n")[1:-1]), code, seconds)
+    (box.directory / "go").unlink()
+    last = beats.read_text().rpartition("\n")[0].splitlines()[-1]
+    return Leftovers(", ".join(note.read_text().splitlines()), code, float(last) - float(ended.read_text()))
 
 
 # ------------------------------------------------------------------------------------------------ at a terminal
 
 
-def key(box: Box, keys: bytes) -> tuple[list[int], int]:
+def key(box: Box, keys: bytes, patience: float = 20) -> tuple[list[int], int]:
     """What the app gets when *keys* are typed once, and the exit code."""
     terminal = box.at_terminal(*box.recorder(seconds=0.7))
     box.wait_until_up()
     if box.is_ours:
         terminal.wait_until_shown("answers")
     terminal.type(keys)
-    if not until(lambda: terminal.process.poll() is not None, timeout=5, fail=False):
+    if not until(lambda: terminal.process.poll() is not None, timeout=patience, fail=False):
         terminal.close()
         return box.got or [], -1
     return box.got or [], terminal.wait()
@@ -266,7 +287,7 @@ def goes_on_after_ctrl_z(box: Box) -> bool:
     terminal.type(b"\x1a")
     terminal.wait_until_shown("^Z")
     before = terminal.shown.count("tick")
-    return until(lambda: terminal.shown.count("tick") > before + 10, timeout=3, fail=False)
+    return until(lambda: terminal.shown.count("tick") > before + 10, timeout=10, fail=False)
 
 
 def shell_has_job_control(box: Box) -> bool:
@@ -274,9 +295,10 @@ def shell_has_job_control(box: Box) -> bool:
     terminal = box.at_terminal("env", "PS1=$ ", "TERM=dumb", "bash", "--norc", "-i")
     terminal.wait_until_shown("$ ")
     terminal.type(b"sh -c 'while :; do sleep 0.05; echo tick; done'\n")
-    terminal.wait_until_shown("\ntick", 2)
+    if not until(lambda: terminal.shown.count("\ntick") > 1, timeout=10, fail=False):
+        return False
     terminal.type(b"\x1a")
-    if not until(lambda: "Stopped" in terminal.shown, timeout=3, fail=False):
+    if not until(lambda: "Stopped" in terminal.shown, timeout=10, fail=False):
         return False
     terminal.type(b"fg\n")
     before = terminal.shown.count("\ntick")
@@ -297,10 +319,15 @@ def window_sizes(box: Box) -> list[str]:
     )
     terminal = box.at_terminal(sys.executable, "-I", "-S", "-c", code)
     until(lambda: "size 80 24" in terminal.shown, timeout=10, fail=False)
-    terminal.resize(50, 132)
-    until(lambda: "size 132 50" in terminal.shown, timeout=5, fail=False)
+
+    def pulled() -> bool:
+        terminal.resize(49, 131)  # nothing shows that docker watches by now; it is told of changes alone
+        terminal.resize(50, 132)
+        return until(lambda: "size 132 50" in terminal.shown, timeout=0.5, fail=False)
+
+    until(pulled, timeout=10, fail=False)
     sizes = re.findall(r"size (\d+ \d+)", terminal.shown)
-    return [size for size in dict.fromkeys(sizes) if size != "0 0"]  # docker sets the first size a moment late
+    return [size for size in dict.fromkeys(sizes) if size in ("80 24", "132 50")]
 
 
 def attach(box: Box) -> tuple[str, list[int], int]:
@@ -317,7 +344,8 @@ def attach(box: Box) -> tuple[str, list[int], int]:
     until(lambda: terminal.is_raw, "attached")
     terminal.type(b"\x03")
     terminal.wait()
-    return running, box.got or [], int(box.docker.container(name).state["ExitCode"])
+    got = [number for number in box.got or [] if number != signal.SIGWINCH]  # docker's own, when it attaches
+    return running, got, int(box.docker.container(name).state["ExitCode"])
 
 
 def stop(box: Box, *options: str, command: Sequence[str]) -> tuple[int, float]:

@@ -343,6 +343,7 @@ def test_a_signal_that_coincides_with_the_apps_exit_costs_no_exit_code(entrypoin
         )
         os.close(reader)
         running.wait_until_ready()
+        running.wait_for(lambda: "up\n" in running.log)  # noqa: B023
         os.write(writer, b"x") if count % 2 else running.send(signal.SIGUSR1)
         until = time.perf_counter() + count % 20 * 20e-6
         while time.perf_counter() < until:
