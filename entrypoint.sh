@@ -239,7 +239,7 @@ to_app() {
     [ -n "$app" ] || return 0
     until_executed "$app" # what it is before that would lose the signal
     case $group in
-    true) kill "-$1" -- "-$app" 2>/dev/null ;;
+    true) kill "-$1" "-$app" 2>/dev/null ;;
     *) kill "-$1" "$app" 2>/dev/null ;;
     esac
     case $terminal,$1 in leader,15) kill -CONT "$app" 2>/dev/null ;; esac # Ctrl-Z may have stopped it
@@ -261,7 +261,7 @@ until_executed() {
 on_child() {
     woken=1
     read -r stat 2>/dev/null <"/proc/$app/stat" || return 0
-    case ${stat##*) } in T*) kill -CONT -- "-$app" ;; esac
+    case ${stat##*) } in T*) kill -CONT "-$app" ;; esac
 }
 
 # ------------------------------------------------------------------------------------------- waiting, ending
