@@ -279,7 +279,7 @@ wait_for() {
         if [ "$3" -eq 127 ]; then return "$2"; fi
         # bash throws away the status of a child that ends in the very moment of a trapped signal.
         case ${BASH_VERSION:+$3},$(jobs -l) in
-        255,*" $1 Running"*) lost=', or another one, which bash has lost' && return "$2" ;;
+        255,*" $1 Running"* | -1,*" $1 Running"*) lost=', or another one, which bash has lost' && return "$2" ;;
         esac
         return "$3"
     done

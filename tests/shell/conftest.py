@@ -68,6 +68,19 @@ class Running:
     def send(self, number: int) -> None:
         self.process.send_signal(number)
 
+    def until_it_has_seen(self) -> None:
+        """Until no signal is pending and it sleeps again.
+
+        For bash: while it waits, its trap_handler jumps out of the first handler that runs, so that of the signals
+        that it finds in the same moment all but the one with the highest number are lost.
+        """
+
+        def asleep() -> bool:
+            status = Path(f"/proc/{self.process.pid}/status").read_text()
+            return "S (sleeping)" in status and f"ShdPnd:\t{0:016x}" in status
+
+        self.wait_for(asleep)
+
     def wait(self, timeout: float = 20) -> int:
         """Its exit code, 128 + n for a signal, as Docker counts."""
         try:

@@ -11,18 +11,22 @@ import shutil
 import signal
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 
-from .conftest import APPS, FULL, SHELLS, Entrypoint, Recorder, Running, session_members
+from .conftest import FULL, SHELLS, Entrypoint, Recorder, Running, session_members
 
 STOP = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
 OTHERS = (signal.SIGHUP, signal.SIGUSR1, signal.SIGWINCH, signal.SIGCONT, 34)
-MORE = (signal.SIGUSR2, signal.SIGALRM, signal.SIGPIPE, signal.SIGTSTP, signal.SIGTTIN, signal.SIGIO, signal.SIGABRT)
-SIGNALS = [int(number) for number in (*STOP, *OTHERS, *((*MORE, 64) if FULL else ()))]
+#: All that the entrypoint forwards: not KILL, STOP and CHLD, nor what a fault of a shell's own would raise.
+FORWARDED = [1, 2, 3, 6, 10, *range(12, 17), 18, *range(20, 32), *range(34, 65)]
+SIGNALS = [int(number) for number in (*STOP, *OTHERS)]
+if FULL:  # the real-time signals are alike but for their number
+    SIGNALS += [number for number in FORWARDED if number not in SIGNALS and number not in range(35, 64)]
 #: Seconds; what is running is ended at once, which takes a Python no longer than this on a busy machine.
 AT_ONCE = 8
 
@@ -37,13 +41,12 @@ class Scene:
     new_database: Callable[[], str]
     before: list[int] = field(default_factory=list)
     database: str = ""
+    #: Sessions of others in that database.
+    sessions: int = 0
     app_starts: bool = True
-    #: An app that is asked to stop notes what still comes for so many seconds.
-    linger: float = 0.0
 
     def start(self, **env: str) -> Running:
-        command = (*self.recorder.command, str(self.linger)) if self.linger else self.recorder.command
-        self.running = self.entrypoint.start(*command, env=env)
+        self.running = self.entrypoint.start(*self.recorder.command, str(self.end), env=env)
         return self.running
 
     @property
@@ -51,13 +54,26 @@ class Scene:
         return self.entrypoint.directory / "mark"
 
     @property
+    def end(self) -> Path:
+        """An app that was asked to stop goes on until this file is there."""
+        return self.entrypoint.directory / "end"
+
+    @property
     def hold(self) -> str:
-        """A command line that shows that it runs, and goes on for long."""
-        return f": >'{self.mark}'; exec sleep 60"
+        """A command line that shows that it runs, by a file with its pid, and goes on for long."""
+        return f"echo $$ >'{self.mark}.new'; mv '{self.mark}.new' '{self.mark}'; exec sleep 60"
 
     def until_it_holds(self) -> None:
         self.running.wait_for(self.mark.exists)
         self.running.wait_for(lambda: self.recorder.up or not self.app_starts)
+
+    def what_held_is_gone(self) -> bool:
+        return not self.mark.exists() or not Path(f"/proc/{self.mark.read_text().strip()}").exists()
+
+    def count_sessions(self) -> int:
+        others = "datname = current_database() AND pid <> pg_backend_pid() AND backend_type = 'client backend'"
+        [(count,)] = self.query(self.database, f"SELECT count(*) FROM pg_stat_activity WHERE {others}")
+        return int(str(count))
 
 
 def in_pre_start(scene: Scene) -> None:
@@ -78,14 +94,21 @@ def in_a_ping(scene: Scene) -> None:
 
 def in_a_python_task(scene: Scene) -> None:
     (scene.entrypoint.directory / "tasks.py").write_text(
-        "import pathlib, time\ndef hold(context):\n    pathlib.Path('mark').touch()\n    time.sleep(60)\n"
+        "import os, pathlib, time\n"
+        "def hold(context):\n"
+        "    context.connection.execute('CREATE TABLE half (id int)')\n"
+        "    pathlib.Path('mark').touch()\n"
+        "    time.sleep(60)\n"
     )
-    scene.start(STARTUP_TASKS="hold@local", STARTUP_TASK_HOLD="tasks:hold")
+    scene.database = scene.new_database()
+    scene.start(STARTUP_TASKS="hold@once", STARTUP_TASK_HOLD="tasks:hold", DATABASE_URL=scene.database)
     scene.until_it_holds()
+    scene.mark.unlink()
 
 
 def in_a_command_task(scene: Scene) -> None:
-    scene.start(STARTUP_TASKS="hold@local", STARTUP_TASK_HOLD=scene.hold)
+    scene.database = scene.new_database()
+    scene.start(STARTUP_TASKS="hold", STARTUP_TASK_HOLD=scene.hold, DATABASE_URL=scene.database)
     scene.until_it_holds()
 
 
@@ -113,6 +136,8 @@ def waiting_for_the_lock(scene: Scene) -> None:
     )
     first.wait_for(scene.mark.exists)
     try:
+        scene.mark.unlink()
+        scene.sessions = scene.count_sessions()
         os.rename(scene.entrypoint.directory / "log0", scene.entrypoint.directory / "log of the holder")
         running = scene.start(STARTUP_TASKS="hold", STARTUP_TASK_HOLD="true", DATABASE_URL=scene.database)
         running.wait_for(lambda: scene.recorder.up and "waiting" in running.log)
@@ -140,7 +165,6 @@ def in_pre_stop(scene: Scene) -> None:
 
 
 def while_the_app_stops(scene: Scene) -> None:
-    scene.linger = 1.0
     ready(scene)
     scene.running.send(signal.SIGTERM)
     scene.running.wait_for(lambda: scene.recorder.got == [signal.SIGTERM])
@@ -197,30 +221,32 @@ def test_a_signal_in_a_phase(
     if not stops:
         if scene.app_starts:
             running.wait_for(lambda: number in recorder.got)
+        elif name == "bash":
+            running.until_it_has_seen()
         running.send(signal.SIGTERM)
-    code = running.wait()
-    assert time.monotonic() - began < AT_ONCE
-
-    if not scene.app_starts:
-        assert code == 128 + (number if stops else signal.SIGTERM)
-        assert not recorder.up, "the app was started after all"
-    else:
+    if scene.app_starts:
         expected = [*scene.before, number] if stops else [*scene.before, number, signal.SIGTERM]
-        if not stops and phase is in_pre_stop:
-            expected = [number, signal.SIGTERM, signal.SIGTERM]  # pre_stop holds back stop signals alone
-        assert recorder.got == expected, running.log
-        first = next(one for one in expected if one in STOP)
-        assert code == 40 + first
+        if phase is not in_pre_stop:
+            running.wait_for(lambda: recorder.got == expected)
+        else:  # what it held back comes at once, when the kernel merges equal signals and orders others by number
+            running.wait_for(lambda: set(recorder.got) == set(expected))
+            assert stops or recorder.got[0] == number, "pre_stop holds back stop signals alone"
+        scene.end.touch()
+        code = running.wait()
+        assert code == 40 + next(one for one in recorder.got if one in STOP)
         assert f"exit code {code}" in running.last_line
         assert "passed on" in running.last_line
+    else:
+        assert running.wait() == 128 + (number if stops else signal.SIGTERM)
+        assert not recorder.up, "the app was started after all"
+    assert time.monotonic() - began < AT_ONCE
     assert session_members(running.process.pid) == []
-    if phase is in_a_migrations_statement:
-        others = "datname = current_database() AND pid <> pg_backend_pid()"
-        sessions = f"SELECT count(*) FROM pg_stat_activity WHERE {others}"
+    assert scene.what_held_is_gone()
+    if scene.database:
         deadline = time.monotonic() + 5
-        while scene.query(scene.database, sessions) != [(0,)]:
+        while scene.count_sessions() != scene.sessions:
             assert time.monotonic() < deadline, "a session was left running"
-        assert scene.query(scene.database, "SELECT to_regclass('half')") == [(None,)], "half a migration was left"
+        assert scene.query(scene.database, "SELECT to_regclass('half')") == [(None,)], "half of the work was left"
 
 
 @pytest.mark.parametrize("when", ["python", "env"])
@@ -243,26 +269,30 @@ def test_a_signal_in_the_first_moments_is_neither_lost_nor_kills_the_wrong_proce
         assert session_members(running.process.pid) == []
 
 
-def test_a_second_term_ends_a_pre_stop_that_hangs(entrypoint: Entrypoint, recorder: Recorder) -> None:
-    entrypoint.hook("pre_stop", "trap '' TERM; : >mark; while :; do sleep 0.1; done")
-    running = entrypoint.start(*recorder.command, env={"STARTUP_HOOK_TIMEOUT": "50"})
+def test_a_third_term_ends_a_pre_stop_that_heeds_none(entrypoint: Entrypoint, recorder: Recorder) -> None:
+    """The second one reaches the hook, which would have STARTUP_STOP_TIMEOUT seconds to end."""
+    entrypoint.hook("pre_stop", "trap ': >heard' TERM; : >mark; while :; do sleep 0.1; done")
+    running = entrypoint.start(*recorder.command, env={"STARTUP_HOOK_TIMEOUT": "50", "STARTUP_STOP_TIMEOUT": "50"})
     running.wait_until_ready()
     running.wait_for(lambda: recorder.up)
-    for count in range(3):
+    for mark in ("mark", "heard"):
         running.send(signal.SIGTERM)
-        if not count:
-            running.wait_for((entrypoint.directory / "mark").exists)
+        running.wait_for((entrypoint.directory / mark).exists)
+    running.send(signal.SIGTERM)
     assert running.wait(AT_ONCE) == 55
 
 
-def test_a_burst_of_signals_all_arrives(entrypoint: Entrypoint, recorder: Recorder) -> None:
+def test_signals_that_come_together_all_arrive(entrypoint: Entrypoint, recorder: Recorder) -> None:
+    """Under bash one after another: see :meth:`Running.until_it_has_seen`."""
     running = entrypoint.start(*recorder.command)
     running.wait_until_ready()
     running.wait_for(lambda: recorder.up)
-    wanted = [signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGWINCH, signal.SIGALRM, 34, 35, 64]
+    wanted = [number for number in FORWARDED if number not in (*STOP, signal.SIGCONT)]  # TSTP discards a CONT
     for number in wanted:
         running.send(number)
-    running.wait_for(lambda: sorted(recorder.got) == sorted(wanted))
+        if entrypoint.shell[0] == "bash":
+            running.until_it_has_seen()
+    running.wait_for(lambda: sorted(recorder.got) == wanted)
     running.send(signal.SIGTERM)
     assert running.wait() == 55
 
@@ -292,35 +322,46 @@ def start_family(entrypoint: Entrypoint, directory: Path, env: dict[str, str]) -
     return parent, child
 
 
-COUNT = 1000 if FULL else 100
+#: In CI as many as fit into so many seconds.
+COUNT, SECONDS = (1000, 900) if FULL else (1000, 4)
 
 
 def test_a_signal_that_coincides_with_the_apps_exit_costs_no_exit_code(entrypoint: Entrypoint) -> None:
-    """bash throws some away (waitchld in its jobs.c): measured in docs/comparison.md, where the way out stands too."""
-    codes: dict[int, int] = {}
-    for count in range(COUNT):
+    """bash throws some away (waitchld in its jobs.c): it is told, and dash and busybox sh are the way out.
+
+    The module, long gone by then, is left out for speed: ``true`` stands in for Python.
+    """
+    codes: Counter[int] = Counter()
+    deadline = time.monotonic() + SECONDS
+    up = entrypoint.directory / "up"
+    while codes.total() < COUNT and time.monotonic() < deadline:
+        up.unlink(missing_ok=True)
         reader, writer = os.pipe()
-        running = entrypoint.start(
-            *(sys.executable, "-I", "-S", str(APPS / "ends_on_input.py")),
-            env={"STARTUP_PING": "none"},
-            stdin=reader,
-        )
+        app = "trap '' USR1; : >up; read line; exit 7"
+        running = entrypoint.start("sh", "-c", app, env={"STARTUP_PYTHON": "true"}, stdin=reader)
         os.close(reader)
         running.wait_until_ready()
-        os.write(writer, b"x") if count % 2 else running.send(signal.SIGUSR1)
+        running.wait_for(up.exists)
+        count = codes.total()
+        if count % 2:
+            os.write(writer, b"\n")
+        else:
+            running.send(signal.SIGUSR1)
         until = time.perf_counter() + count % 20 * 20e-6
         while time.perf_counter() < until:
             pass
-        running.send(signal.SIGUSR1) if count % 2 else os.write(writer, b"x")
+        if count % 2:
+            running.send(signal.SIGUSR1)
+        else:
+            os.write(writer, b"\n")
         code = running.wait()
         os.close(writer)
-        codes[code] = codes.get(code, 0) + 1
+        codes[code] += 1
         if code != 7:
             assert entrypoint.shell[0] == "bash", running.log
             assert "which bash has lost" in running.last_line
-    if entrypoint.shell[0] != "bash":
-        assert codes == {7: COUNT}
-    print(codes)
+    print(entrypoint.shell[0], dict(codes))
+    assert codes[7] >= min(codes.total(), 20) / 2
 
 
 def test_after_ready_only_the_shell_stays_and_sleeps(entrypoint: Entrypoint) -> None:
