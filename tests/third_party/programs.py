@@ -86,7 +86,8 @@ class Program:
 
     def nothing(self, send: Send) -> str:
         send()
-        return "went on" if self.is_up() else "no answer"
+        wait_for(self.is_up, LIMIT)
+        return "went on"
 
     def its_end(self, send: Send) -> str:
         send()
@@ -206,9 +207,12 @@ class Nginx(Program):
     def its_configuration(self, send: Send) -> str:
         def configure_and_send() -> None:
             self.configure()
+            wait_for(lambda: self.workers() == 1, LIMIT)  # without those of the configuration before
             send()
 
-        return super().its_configuration(configure_and_send)
+        words = super().its_configuration(configure_and_send)
+        wait_for(lambda: self.workers() == 1, LIMIT)
+        return words
 
     def nothing(self, send: Send) -> str:
         def count() -> int:
