@@ -18,6 +18,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import Startup
+
 from .conftest import FULL, SHELLS, Entrypoint, Recorder, Running, session_members
 
 STOP = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
@@ -383,3 +385,15 @@ def test_after_ready_only_the_shell_stays_and_sleeps(entrypoint: Entrypoint) -> 
     before = switches()
     time.sleep(1)
     assert switches() == before
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_in_the_moment_a_command_starts_leaves_no_command_behind(startup: Startup, number: int) -> None:
+    """The command sends it, as its first thing, when the module has not yet seen that it was started."""
+    pid = startup.directory / "pid"
+    command = f"echo $$ >pid; kill -{number} $PPID; exec sleep 60"
+    for _ in range(3):
+        process = startup.start("run", "hold@local", STARTUP_TASK_HOLD=command)
+        assert process.wait(20) == 128 + number
+        assert not Path(f"/proc/{pid.read_text().strip()}").exists()
+        pid.unlink()
