@@ -166,8 +166,8 @@ def read_all(one: socket.socket) -> bytes:
 
 class Nginx(Program):
     executable = "nginx"
-    # worker by worker, and what the kernel has merged into one SIGCHLD or not
-    noise = r"signal N \(SIG(CHLD|IO)\)|worker process N exited|closed keepalive"
+    # worker by worker, what the kernel has merged into one SIGCHLD or not, and a timer of the master's
+    noise = r"signal N \(SIG(CHLD|IO|ALRM)\)|worker process N exited|closed keepalive"
     scenes = [
         [
             (signal.SIGHUP, "its_configuration", "read again"),

@@ -169,12 +169,11 @@ def type_at(entrypoint: Entrypoint, command: tuple[str, ...]) -> tuple[int, str]
 
     try:
         running.wait_for(lambda: shows("[#$] $"))
-        bash = os.tcgetpgrp(ours)
         for text, expected in TYPED:
             seen = len(screen)
             os.write(ours, text.encode())
             if text.startswith(("sleep", "fg")):
-                running.wait_for(lambda: shows("") and os.tcgetpgrp(ours) != bash)
+                running.wait_for(lambda: shows("") and "(sleep) S" in stat_of(os.tcgetpgrp(ours)))
             elif text.startswith("exit"):
                 code = running.wait()
             else:
@@ -184,3 +183,10 @@ def type_at(entrypoint: Entrypoint, command: tuple[str, ...]) -> tuple[int, str]
     finally:
         os.close(ours)
         entrypoint.clean()
+
+
+def stat_of(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text()
+    except FileNotFoundError:
+        return ""
