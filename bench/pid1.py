@@ -3,7 +3,7 @@
     .venv/bin/python bench/pid1.py [--write] [shells | inits] [row=TEXT]
 
 Prints the tables, or one of them, or of the second those rows that have TEXT in their title; with --write they take the
-place of those in docs/pid-1.md. Needs root, Docker, and Debian's tini, dumb-init, busybox, bash and dash; takes minutes.
+place of those in docs/pid-1.md. Needs root, Docker, and Debian's tini, dumb-init, busybox, bash and dash; minutes.
 """
 
 from __future__ import annotations

@@ -31,6 +31,8 @@ class Interrupts:
         #: Called, from another thread, to end a statement that the main thread is in.
         self.cancel: Callable[[], None] | None = None
         self._raised = False
+        self._held = False
+        self._late: Interrupted | None = None
 
     def install(self) -> None:
         """From here on TERM and INT raise Interrupted. What was ignored (POSIX: a background child's INT) stays so."""
@@ -43,6 +45,17 @@ class Interrupts:
         os.set_blocking(writer, False)
         signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
         threading.Thread(target=self._watch, args=(reader,), daemon=True, name="signals").start()
+
+    def hold(self) -> None:
+        """From here on what ends the work waits for :meth:`release`: nothing may be started and then not be known."""
+        self._held = True
+
+    def release(self) -> None:
+        """Raises what has come since :meth:`hold`."""
+        self._held = False
+        late, self._late = self._late, None
+        if late is not None:
+            raise late
 
     @contextlib.contextmanager
     def limit(self, seconds: float, grace: float, what: str) -> Iterator[None]:
@@ -86,7 +99,7 @@ class Interrupts:
     def _on_alarm(self, number: int, frame: FrameType | None) -> None:
         self._cancel()
         if not self._raised:
-            raise TimedOut(70)
+            self._throw(TimedOut(70))
 
     def _on_app_ended(self, number: int, frame: FrameType | None) -> None:
         self._raise(AppEnded(0))
@@ -94,7 +107,12 @@ class Interrupts:
     def _raise(self, reason: Interrupted) -> None:
         if not self._raised:
             self._raised = True
+            self._throw(reason)
+
+    def _throw(self, reason: Interrupted) -> None:
+        if not self._held:
             raise reason
+        self._late = reason
 
     def _watch(self, reader: int) -> None:
         while True:

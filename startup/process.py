@@ -27,17 +27,23 @@ class Command:
         self._interrupts = interrupts
         self._stop_timeout = stop_timeout
         self._lost: LockLost | None = None
+        interrupts.hold()
         try:
             self._process = subprocess.Popen(
                 argv, env=environ, stdin=subprocess.DEVNULL, stdout=2, start_new_session=True, pass_fds=keep_open
             )
         except OSError as error:
+            interrupts.release()
             raise TaskFailed(f"'{argv[0]}' could not be executed: {error.strerror}") from None
         interrupts.groups.add(self._process.pid)
 
     def wait(self) -> None:
-        """Until it has ended; TaskFailed unless with 0, LockLost when :meth:`lose` ended it."""
+        """Until it has ended; TaskFailed unless with 0, LockLost when :meth:`lose` ended it.
+
+        What would end it is held back since it was started, and heeded in here: no signal may leave it behind.
+        """
         try:
+            self._interrupts.release()
             code = self._process.wait()
         except BaseException:
             self.stop()
