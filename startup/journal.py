@@ -2,7 +2,7 @@
 
 Written by nodes that run something or wait for one that does, on the connection that they have anyway. One that finds
 nothing to do writes nothing. Nothing rests on these rows: what keeps one from being written (no rights, a standby, a
-busy file) is no failure. Times are seconds before the row was written, so that no node's clock counts but the server's.
+busy file) is no failure; a session that is gone is. Times are seconds before the row was written, so that no node's clock counts but the server's.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from datetime import datetime, timedelta, timezone
 from startup import ledger as book
 from startup import log
 from startup.database import Session
+from startup.errors import StartupError
 
 TABLE = "startup_node"
 COLUMNS = {
@@ -90,19 +91,22 @@ class Journal:
             self.write(session, WAITING)
 
     def close(self, session: Session, state: str) -> None:
-        """How it ended, of a node that has waited or run."""
+        """How it ended, of a node that has waited or run. Never fails: it has ended."""
         self.end(failed=state == FAILED)
         if self._told:
-            self.write(session, state)
+            with contextlib.suppress(StartupError):
+                self.write(session, state)
 
     def write(self, session: Session, state: str) -> None:
-        """Replace this node's row. Never fails: see above."""
+        """Replace this node's row. Fails only as the session does: LockLost, Unreachable."""
         self._told = True
         if self._works is False:
             return
         try:
             if self._may(session):
                 self._write(session, state)
+        except StartupError:
+            raise
         except Exception as error:
             self._works = False
             log.debug(f"this node's row for the timeline could not be written: {error}")
@@ -141,6 +145,8 @@ class Journal:
                     + _OLD[session.dialect],
                     self._key[:1],
                 )
+        except StartupError:
+            raise
         except Exception as error:
             self._works = False
             log.debug(f"there will be no timeline: {error}")

@@ -20,6 +20,7 @@ from startup import postgres, postgres_connect
 from startup.address import parse
 from startup.database import Session
 from startup.errors import Interrupted, LockLost, SettingError, TaskFailed, Unreachable
+from startup.journal import DONE, RUNNING, Journal
 from startup.postgres import PostgresSession
 
 Query = Callable[[str, str], list[tuple[Any, ...]]]
@@ -317,6 +318,17 @@ class TestLock:
             session.require_lock()
         assert session.try_lock()
         session.require_lock()
+
+    def test_a_lock_that_is_found_lost_by_the_timelines_row_is_not_passed_over(
+        self, session: PostgresSession, kill: Callable[[PostgresSession], None]
+    ) -> None:
+        journal = Journal("default", "node-1", "post_start")
+        journal.create(session)
+        journal.write(session, RUNNING)
+        kill(session)
+        with pytest.raises(LockLost):
+            journal.write(session, RUNNING)
+        journal.close(session, DONE)
 
     def test_it_is_free_as_soon_as_its_session_is_gone(
         self, session: PostgresSession, connect: Connect, kill: Callable[[PostgresSession], None]
