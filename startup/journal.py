@@ -2,7 +2,8 @@
 
 Written by nodes that run something or wait for one that does, on the connection that they have anyway. One that finds
 nothing to do writes nothing. Nothing rests on these rows: what keeps one from being written (no rights, a standby, a
-busy file) is no failure; a session that is gone is. Times are seconds before the row was written, so that no node's clock counts but the server's.
+busy file) is no failure, but a session that is gone is. Times are seconds before the row was written, so that no node's
+clock counts but the server's.
 """
 
 from __future__ import annotations
