@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from types import FrameType
@@ -17,6 +18,9 @@ from startup import log
 from startup.errors import TASK_FAILED, AppEnded, Interrupted, TimedOut
 
 _APP_ENDED = signal.SIGUSR2
+_AGAIN = signal.SIGUSR1
+#: Seconds after which what was swallowed is raised again: the callback that swallowed it is over by then, or soon.
+_MOMENT = 0.01
 _MARGIN = 1.0
 _STOP = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP)
 
@@ -33,6 +37,7 @@ class Interrupts:
         self._raised = False
         self._held = False
         self._late: Interrupted | None = None
+        self._swallowed: Interrupted | None = None
 
     def install(self) -> None:
         """From here on TERM and INT raise Interrupted. What was ignored (POSIX: a background child's INT) stays so."""
@@ -41,6 +46,8 @@ class Interrupts:
                 signal.signal(number, self._on_stop)
         signal.signal(signal.SIGALRM, self._on_alarm)
         signal.signal(_APP_ENDED, self._on_app_ended)
+        signal.signal(_AGAIN, self._on_again)
+        sys.unraisablehook = self._on_unraisable
         reader, writer = os.pipe()
         os.set_blocking(writer, False)
         signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
@@ -103,6 +110,20 @@ class Interrupts:
 
     def _on_app_ended(self, number: int, frame: FrameType | None) -> None:
         self._raise(AppEnded(0))
+
+    def _on_unraisable(self, told: sys.UnraisableHookArgs) -> None:
+        """A weak reference's callback (importlib has some) and a __del__ swallow what a signal's handler raises."""
+        if not isinstance(told.exc_value, Interrupted):
+            sys.__unraisablehook__(told)
+            return
+        self._swallowed = told.exc_value
+        main = threading.main_thread().ident or 0
+        threading.Timer(_MOMENT, signal.pthread_kill, (main, _AGAIN)).start()
+
+    def _on_again(self, number: int, frame: FrameType | None) -> None:
+        swallowed, self._swallowed = self._swallowed, None
+        if swallowed is not None:
+            self._throw(swallowed)
 
     def _raise(self, reason: Interrupted) -> None:
         if not self._raised:
