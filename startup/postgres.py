@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 WATCH = 1.0
 #: For a question on a second connection, in seconds.
 ASIDE = 5.0
+#: How often a pooler that is said to keep sessions apart is put to the test.
+POOLER_PROBES = 10
 _RESTORE = "RESET SESSION AUTHORIZATION; RESET ROLE; RESET ALL; "
 _DISCARD = "UNLISTEN *; CLOSE ALL; DEALLOCATE ALL; DISCARD SEQUENCES; DISCARD TEMP; "
 _COMMITTED = (
@@ -134,15 +136,29 @@ class PostgresSession:
                 f"{where}: the lock needs a server session of its own; {right}, "
                 "or STARTUP_POOLER=session if the pooler keeps one server session per client (pool_mode=session)"
             )
+        shared = False
         with suppress(Exception):  # a full pool makes the second client wait: then it does not share ours
-            ((pid,),) = self._aside("SELECT pg_catalog.pg_backend_pid()")
-            if pid == self._pid:
-                allowed = False
-        if not allowed:
+            shared = self._is_shared()
+        if shared:
             raise SettingError(
                 f"STARTUP_POOLER is 'session', but {where} that gives one server session to several clients: {right}, "
                 "or pool_mode=session in the pooler"
             )
+
+    def _is_shared(self) -> bool:
+        """Does a second client get our server session, or do we get another? Often: other nodes use the pool too."""
+        import psycopg
+
+        pid = "SELECT pg_catalog.pg_backend_pid()"
+
+        def ask() -> bool:
+            with psycopg.connect(**{"connect_timeout": int(ASIDE), **self._arguments}) as second:
+                return any(
+                    self._rows(pid) != [(self._pid,)] or second.execute(pid).fetchall() == [(self._pid,)]
+                    for _ in range(POOLER_PROBES)
+                )
+
+        return on_thread(ask, ASIDE, lambda shared: None)
 
     def _set(self, settings: dict[str, str]) -> str:
         """Apply *settings*, without those that this server refuses; the statement that does it again."""

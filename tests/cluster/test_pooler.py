@@ -20,8 +20,8 @@ def test_what_is_not_said_or_not_true_is_refused_before_anything_is_done(
 ) -> None:  # fmt: skip
     project = make_project(pooler(mode, database))
     project.migrations(1)
-    nodes = [project.start(f"n{number}", LIST, STARTUP_POOLER=said) for number in range(3)]
-    assert [node.wait() for node in nodes] == [78] * 3, nodes
+    nodes = [project.start(f"n{number}", LIST, STARTUP_POOLER=said) for number in range(6)]
+    assert [node.wait() for node in nodes] == [78] * 6, nodes
     for node in nodes:
         assert "STARTUP_DATABASE_URL with the server's own address" in node.log()
         assert "Pa55" not in node.log()
