@@ -90,10 +90,11 @@ class Journal:
             self.write(session, WAITING)
 
     def close(self, session: Session, state: str) -> None:
-        """How it ended, of a node that has waited or run."""
+        """How it ended, of a node that has waited or run; the first word counts."""
         self.end(failed=state == FAILED)
         if self._told:
             self.write(session, state)
+            self._told = False
 
     def write(self, session: Session, state: str) -> None:
         """Replace this node's row. Never fails: see above."""

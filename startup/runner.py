@@ -168,6 +168,7 @@ class Runner:
             self._end(epoch, book.FAILED, str(error))
             raise
         ledger.end(epoch, book.DONE)
+        self._journal.close(session, journal.DONE)  # a session that is lost from here on is seen by what comes last
         session.unlock()
 
     def _end(self, epoch: int, state: str, error: str = "") -> None:
