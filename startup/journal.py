@@ -32,8 +32,8 @@ COLUMNS = {
 KEY = "namespace, node, phase"
 PING, WAIT, TASK = "ping", "wait", "task"
 WAITING, RUNNING, DONE, FAILED, STOPPED = "waiting", "running", "done", "failed", "stopped"
-#: Seconds.
-SHORT = 0.05
+#: Seconds that connecting may take.
+SHORT = 0.5
 #: Rows older than this are removed by the next run.
 _OLD = {
     "postgresql": "pg_catalog.clock_timestamp() - interval '1 day'",
@@ -77,11 +77,11 @@ class Journal:
         self._spans.append(Span(kind, name, time.monotonic()))
 
     def end(self, failed: bool = False) -> None:
-        """It does nothing more. A wait that was none is not worth a bar."""
+        """It does nothing more. To connect takes a moment: what is no longer than that was no wait for the database."""
         last = self._spans[-1] if self._spans else None
         if last is not None and last.end is None:
             last.end, last.failed = time.monotonic(), failed
-            if last.kind == WAIT and last.end - last.start < SHORT:
+            if (last.kind, last.name) == (WAIT, "database") and last.end - last.start < SHORT:
                 self._spans.pop()
 
     def wait(self, session: Session) -> None:
@@ -92,11 +92,11 @@ class Journal:
             self.write(session, WAITING)
 
     def close(self, session: Session, state: str) -> None:
-        """How it ended, of a node that has waited or run. Never fails: it has ended."""
+        """How it ended, of a node that has waited or run; the first word counts."""
         self.end(failed=state == FAILED)
         if self._told:
-            with contextlib.suppress(StartupError):
-                self.write(session, state)
+            self.write(session, state)
+            self._told = False
 
     def write(self, session: Session, state: str) -> None:
         """Replace this node's row. Fails only as the session does: LockLost, Unreachable."""

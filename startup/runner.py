@@ -117,7 +117,8 @@ class Runner:
         finally:
             try:
                 if outcome and self._cluster.is_open:
-                    self._journal.close(self._cluster.session, outcome)
+                    with contextlib.suppress(StartupError):  # the outcome stands
+                        self._journal.close(self._cluster.session, outcome)
             finally:
                 self._cluster.close()
 
@@ -168,6 +169,7 @@ class Runner:
             self._end(epoch, book.FAILED, str(error))
             raise
         ledger.end(epoch, book.DONE)
+        self._journal.close(session, journal.DONE)  # a session that is lost from here on is seen by what comes last
         session.unlock()
 
     def _end(self, epoch: int, state: str, error: str = "") -> None:

@@ -22,6 +22,10 @@ from tests.conftest import PASSWORD, run_query
 ROOT = Path(__file__).parents[2]
 
 
+#: Connecting to a database may be slow on a busy machine, and is a bar then.
+SLOW = r"(waited [\d.]+ s for the database, )?"
+
+
 def status(project: Project, *words: str, python: tuple[str, ...] = ("-I",), **env: str) -> str:
     done = subprocess.run(
         [sys.executable, *python, str(ROOT / "startup"), "status", *words],
@@ -63,14 +67,19 @@ class TestTheBars:
     def test_show_each_nodes_waiting_and_tasks(self, any_project: Project) -> None:
         run_with_two_that_wait(any_project)
         found = nodes(any_project)
-        spans = {name: [(span["kind"], span["name"]) for span in node["spans"]] for name, node in found.items()}
+        spans = {
+            name: [one for span in node["spans"] if (one := (span["kind"], span["name"])) != ("wait", "database")]
+            for name, node in found.items()
+        }
         assert spans["runner"] == [("task", "migrate"), ("task", "plans"), ("task", "prices")]
         assert spans["node0"] == spans["node1"] == [("wait", "lock")]
         assert {node["state"] for node in found.values()} == {"done"}
         drawn = bars(any_project)
-        assert re.fullmatch(r" +runner [█▓]+ +done: migrate [\d.]+ s, plans [\d.]+ s, prices [\d.]+ s", drawn["runner"])
-        assert re.fullmatch(r" +node0 +─+ +done: waited [\d.]+ s for the lock", drawn["node0"])
-        assert drawn["node0"].index("─") > drawn["runner"].index("█")
+        assert re.fullmatch(
+            rf" +runner [─ █▓]+ +done: {SLOW}migrate [\d.]+ s, plans [\d.]+ s, prices [\d.]+ s", drawn["runner"]
+        )
+        assert re.fullmatch(rf" +node0 +[─ ]+ +done: {SLOW}waited [\d.]+ s for the lock", drawn["node0"])
+        assert drawn["node0"].rindex("─") > drawn["runner"].index("█")
 
     def test_while_it_runs_they_reach_to_now(self, project: Project, wait_until: Any) -> None:
         project.migrations(1)
@@ -79,7 +88,8 @@ class TestTheBars:
         project.start("node0", "migrate plans").until("waiting for the lock")
         wait_until(lambda: len(rows(project)) == 2)
         drawn = bars(project)
-        assert "running: migrate" in drawn["runner"] and "waiting: waited" in drawn["node0"]
+        assert re.search(f"running: {SLOW}migrate", drawn["runner"])
+        assert re.search(rf"waiting: {SLOW}waited [\d.]+ s for the lock", drawn["node0"])
         said = status(project)
         assert re.search(r"lock +runner holds it \(pid \d+, user app, .*connected for \d+ s\)", said)
         assert re.search(r"it runs task 2 of 2, plans, for \d+ s now", said)
@@ -97,19 +107,20 @@ class TestTheBars:
         project.start("runner", "migrate plans", PAUSE_AT="plans-start")
         project.reached("plans-start")
         node = project.start("node0", "migrate plans")
+        assert nodes(project)["node0"]["spans"][-1]["seconds"] < 5
         node.until("waiting for the lock")
         wait_until(lambda: ("node0", "waiting") in rows(project))
         node.send(signal.SIGKILL)
         wait_until(lambda: nodes(project)["node0"]["state"] == "vanished")
-        assert "vanished: waited 0.0" in bars(project)["node0"]
+        assert re.search(f"vanished: {SLOW}waited", bars(project)["node0"])
 
     def test_a_task_that_failed_is_marked(self, any_project: Project) -> None:
         any_project.migrations(1)
         assert any_project.run("runner", "migrate faulty").code == 70
         drawn = bars(any_project)["runner"]
-        assert re.search(r"█+ *x+ +failed: migrate [\d.]+ s, faulty [\d.]+ s failed", drawn), drawn
+        assert re.search(rf"█+ *x+ +failed: {SLOW}migrate [\d.]+ s, faulty [\d.]+ s failed", drawn), drawn
 
-    def test_a_ping_is_a_bar_too(self, project: Project, tmp_path: Path, free_port: int) -> None:
+    def test_a_ping_is_a_bar_too(self, project: Project, tmp_path: Path, free_port: int, wait_until: Any) -> None:
         project.migrations(1)
         (tmp_path / "app.py").write_text(
             "import os, socket, time\n"
@@ -128,16 +139,15 @@ class TestTheBars:
                 "STARTUP_STATE_DIR": str(tmp_path / "state"),
                 "STARTUP_PING": f"tcp://127.0.0.1:{free_port}",
             },
-            stderr=subprocess.PIPE,
-            text=True,
+            stderr=subprocess.DEVNULL,
         )
-        assert process.stderr is not None
-        while "is done after" not in process.stderr.readline():
-            assert process.poll() is None
-        process.terminate()
-        process.communicate(timeout=20)
+        try:
+            wait_until((tmp_path / "state" / "ready").exists, timeout=60)
+        finally:
+            process.terminate()
+            process.wait(20)
         drawn = bars(project)["web"]
-        assert re.search(r"web +░+ *█+ *done: ping [\d.]+ s, migrate [\d.]+ s", drawn), drawn
+        assert re.search(rf"web +░+[─ ]*█+ *done: ping [\d.]+ s, {SLOW}migrate [\d.]+ s", drawn), drawn
 
     def test_another_days_run_is_not_in_the_drawing_and_is_removed_by_the_next(self, project: Project) -> None:
         project.migrations(1)
@@ -154,7 +164,9 @@ class TestTheTerminal:
     def test_where_its_encoding_has_no_blocks_they_are_ascii(self, project: Project) -> None:
         run_with_two_that_wait(project)
         drawn = status(project, python=("-I", "-X", "utf8=0"), LC_ALL="C")
-        assert drawn.isascii() and re.search(r"runner [#=]+ +done", drawn) and re.search(r"node0 +-+ +done", drawn)
+        assert (
+            drawn.isascii() and re.search(r"runner [- ]*[#=]+ +done", drawn) and re.search(r"node0 +[- ]+ +done", drawn)
+        )
 
     @pytest.mark.parametrize(("env", "coloured"), [({}, True), ({"NO_COLOR": "1"}, False)])
     def test_colours_are_for_a_terminal_and_for_who_wants_them(

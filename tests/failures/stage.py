@@ -172,8 +172,8 @@ class Stage:
         for thread in self._threads:
             thread.join(10)
         for process in self._started:
-            for kill in (os.killpg, os.kill):
-                with contextlib.suppress(ProcessLookupError, PermissionError):
-                    if process.poll() is None or kill is os.killpg:
+            if process.poll() is None:  # one that has ended has given its number away
+                for kill in (os.killpg, os.kill):
+                    with contextlib.suppress(ProcessLookupError, PermissionError):
                         kill(process.pid, signal.SIGKILL)
             process.wait(10)

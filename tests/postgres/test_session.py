@@ -20,7 +20,7 @@ from startup import postgres, postgres_connect
 from startup.address import parse
 from startup.database import Session
 from startup.errors import Interrupted, LockLost, SettingError, TaskFailed, Unreachable
-from startup.journal import DONE, RUNNING, Journal
+from startup.journal import RUNNING, Journal
 from startup.postgres import PostgresSession
 
 Query = Callable[[str, str], list[tuple[Any, ...]]]
@@ -328,7 +328,6 @@ class TestLock:
         kill(session)
         with pytest.raises(LockLost):
             journal.write(session, RUNNING)
-        journal.close(session, DONE)
 
     def test_it_is_free_as_soon_as_its_session_is_gone(
         self, session: PostgresSession, connect: Connect, kill: Callable[[PostgresSession], None]
