@@ -184,17 +184,18 @@ def ignored_signals(box: Box) -> list[int]:
     return [number for number in range(1, 65) if (masks[0] | masks[1]) >> (number - 1) & 1]
 
 
-def reaches_the_apps_child(box: Box) -> bool:
-    """Does a signal go to the app's children, too?"""
+def who_gets_a_signal(box: Box) -> list[str]:
+    """HUP is sent to the container: does it reach "the app", and "its child" in the same process group?"""
     other = box.directory / "child"
     other.unlink(missing_ok=True)
     child = f'{sys.executable} -I -S {RECORDER} {other} 3600 & exec "$@"'
     container = box.start("sh", "-c", child, "sh", *box.recorder(seconds=3600))
     box.wait_until_up(container)
-    until(other.exists)
+    until(lambda: other.exists() and other.read_text())
     box.docker("kill", "--signal", "HUP", container.name)
-    until(lambda: box.got, timeout=5, fail=False)
-    return until(lambda: len(other.read_text().split()) > 1, timeout=1, fail=False)
+    app = until(lambda: box.got, timeout=5, fail=False)
+    child_too = until(lambda: len(other.read_text().split()) > 1, timeout=1, fail=False)
+    return ["the app"] * app + ["its child"] * child_too
 
 
 def stdin_is_passed(box: Box) -> bool:
