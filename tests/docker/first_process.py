@@ -56,6 +56,7 @@ class Box:
     directory: Path
     options: Sequence[str] = ()
     image: str = IMAGE
+    name: str = ""
     _count: int = 0
     _terminals: list[Terminal] = field(default_factory=list)
 
@@ -79,8 +80,9 @@ class Box:
         return self.docker.start(*options, *self.words(*command, **env))
 
     def at_terminal(self, *command: str, **env: str) -> Terminal:
-        """``docker run -it``, on a real pseudo-terminal; ``name`` is the container's."""
-        return self.terminal("run", "--rm", "-it", "--name", self.docker.claim_name(), *self.words(*command, **env))
+        """``docker run -it``, on a real pseudo-terminal; :attr:`name` is the container's."""
+        self.name = self.docker.claim_name()
+        return self.terminal("run", "--rm", "-it", "--name", self.name, *self.words(*command, **env))
 
     def terminal(self, *words: str) -> Terminal:
         self._terminals.append(Terminal("docker", *words, cwd=self.directory))
@@ -285,6 +287,8 @@ TICKS = "while :; do sleep 0.05; echo tick; done"
 def goes_on_after_ctrl_z(box: Box) -> bool:
     terminal = box.at_terminal("sh", "-c", TICKS)
     terminal.wait_until_shown("tick", 5)
+    if box.is_ours:  # bash looks at its children only when one of them ends: none of ours may be left to do so
+        until(lambda: "python" not in " ".join(helpers(box.docker.container(box.name))), "ready")
     terminal.type(b"\x1a")
     terminal.wait_until_shown("^Z")
     before = terminal.shown.count("tick")
