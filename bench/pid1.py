@@ -2,8 +2,8 @@
 
     .venv/bin/python bench/pid1.py [--write] [shells | inits] [row=TEXT]
 
-Prints the tables, or one of them, or of the second those rows that have TEXT in their title; with --write they take the
-place of those in docs/pid-1.md. Needs root, Docker, and Debian's tini, dumb-init, busybox, bash and dash; minutes.
+Prints the tables, or one of them, or of the second the rows that have TEXT in their title; with --write they take the
+place of those in docs/pid-1.md. Needs root, Docker, and Debian's tini, dumb-init, busybox, bash and dash; takes long.
 """
 
 from __future__ import annotations
@@ -114,7 +114,7 @@ def memory(box: see.Box) -> str:
 
 ROWS: list[tuple[str, Callable[[see.Box], str]]] = [
     ("signals that the app gets", signals),
-    ("to the app's process alone", lambda box: yes(not see.reaches_the_apps_child(box))),
+    ("who gets HUP", lambda box: " and ".join(see.who_gets_a_signal(box)) or "nobody"),
     ("signals ignored when the app starts", ignored),
     ("stdin reaches the app", lambda box: yes(see.stdin_is_passed(box))),
     ("exit codes passed on", codes),
