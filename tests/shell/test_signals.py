@@ -328,6 +328,7 @@ def start_family(entrypoint: Entrypoint, directory: Path, env: dict[str, str]) -
 COUNT, SECONDS = (1000, 900) if FULL else (1000, 4)
 
 
+@pytest.mark.timeout(SECONDS + 180)
 def test_a_signal_that_coincides_with_the_apps_exit_costs_no_exit_code(entrypoint: Entrypoint) -> None:
     """bash throws some away (waitchld in its jobs.c): it is told, and dash and busybox sh are the way out.
 
