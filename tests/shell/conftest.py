@@ -17,7 +17,7 @@ import subprocess
 import sys
 import time
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -188,28 +188,29 @@ class Entrypoint:
         self._started += other._started
 
     def clean(self) -> None:
+        kill_sessions({running.process.pid for running in self._started})
         for running in self._started:
-            kill_session(running.process.pid)
+            running.process.kill()
             running.process.wait()
             for stream in (running.process.stdin, running.process.stdout, running.process.stderr):
                 if stream is not None:
                     stream.close()
 
 
-def kill_session(session: int) -> None:
-    """KILL for every process of a session, whatever group it is in, and for the tasks, which have their own."""
-    for pid in [session, *session_members(session)]:
+def kill_sessions(sessions: Set[int]) -> None:
+    """KILL for every process of these sessions, whatever group it is in."""
+    for pid in session_members(*sessions):
         try:
             os.kill(pid, signal.SIGKILL)
         except ProcessLookupError:
             continue
 
 
-def session_members(session: int) -> list[int]:
+def session_members(*sessions: int) -> list[int]:
     found = []
     for entry in Path("/proc").iterdir():
         try:
-            if entry.name.isdigit() and int((entry / "stat").read_text().rpartition(")")[2].split()[3]) == session:
+            if entry.name.isdigit() and int((entry / "stat").read_text().rpartition(")")[2].split()[3]) in sessions:
                 found.append(int(entry.name))
         except (OSError, IndexError):
             continue

@@ -358,6 +358,7 @@ def test_what_the_app_leaves_behind_is_told_to_end_by_pid_1_alone(entrypoint: En
 COUNT, SECONDS = (1000, 900) if FULL else (1000, 4)
 
 
+@pytest.mark.timeout(SECONDS + 180)
 def test_a_signal_that_coincides_with_the_apps_exit_costs_no_exit_code(entrypoint: Entrypoint) -> None:
     """bash throws some away (waitchld in its jobs.c): it is told, and dash and busybox sh are the way out.
 
