@@ -115,8 +115,9 @@ class Ledger:
 
     def exists(self) -> bool:
         """Have the tables been made? Once seen, they stay."""
-        if not self._columns and all(self._session.has_table(name) for name in TABLES):
-            self._columns = {name: self._session.columns(name) for name in TABLES}
+        if not self._columns:
+            found = {name: self._session.columns(name) for name in TABLES}  # of a table that is not there: none
+            self._columns = found if all(found.values()) else {}
         return bool(self._columns)
 
     def create(self) -> None:
