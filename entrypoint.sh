@@ -456,7 +456,7 @@ look_at_own_process() {
     while read -r key value _; do
         case $key in
         Uid:) uid=$value ;;
-        SigIgn:) ignored=$value ;;
+        SigIgn:) ignored=$value && break ;; # dash reads byte by byte, and most of the file comes after it
         esac
     done <"/proc/$$/status"
     read -r own_command 2>/dev/null <"/proc/$$/cmdline"

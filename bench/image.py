@@ -11,7 +11,7 @@ from bench.things import ROOT, Bench
 
 BASE = "python:3.13-slim-trixie"
 LIBRARIES = "psycopg[binary] yoyo-migrations==9.0.0 python-dotenv"
-#: A stage of ours for each size; pip's own settings are mounted as the tests' images have them.
+#: A stage for each size; the wheel itself stays out of the image.
 DOCKERFILE = f"""
 FROM {BASE} AS wheel
 COPY . /src
@@ -21,11 +21,9 @@ RUN pip install --no-cache-dir --quiet {LIBRARIES}
 FROM {BASE} AS psycopg
 RUN pip install --no-cache-dir --quiet 'psycopg[binary]'
 FROM psycopg AS with-psycopg
-COPY --from=wheel /dist /dist
-RUN pip install --no-cache-dir --quiet /dist/*.whl
+RUN --mount=from=wheel,source=/dist,target=/dist pip install --no-cache-dir --quiet /dist/*.whl
 FROM libraries AS with-libraries
-COPY --from=wheel /dist /dist
-RUN pip install --no-cache-dir --quiet /dist/*.whl
+RUN --mount=from=wheel,source=/dist,target=/dist pip install --no-cache-dir --quiet /dist/*.whl
 """
 
 

@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 from xml.sax.saxutils import escape
 
@@ -50,10 +51,12 @@ def interleave(
     series = {name: Series(ours=name.startswith("startup-tasks")) for name in cases}
     spent = dict.fromkeys(cases, 0.0)
     names = list(cases)
+    patience = 90.0
     for number in range(-1 if warm else 0, runs):
         for name in names[number % len(names) :] + names[: number % len(names)]:
             if spent[name] > budget and len(series[name].values) >= least:
                 continue
+            patience -= calm(min(1.5, patience))
             began = time.monotonic()
             value = cases[name]()
             spent[name] += time.monotonic() - began
@@ -62,6 +65,25 @@ def interleave(
         progress(f"run {number + 1} of {runs}")
     progress("")
     return series
+
+
+def calm(limit: float) -> float:
+    """Wait for a moment in which nothing waits for a processor, *limit* seconds at most; how long that took."""
+    began = time.monotonic()
+    while time.monotonic() < began + limit:
+        before = _pressure()
+        time.sleep(0.03)
+        if _pressure() - before < 0.001:
+            break
+    return time.monotonic() - began
+
+
+def _pressure() -> float:
+    """Seconds so far in which something waited for a processor; 0 where the kernel does not count them."""
+    try:
+        return int(Path("/proc/pressure/cpu").read_text().partition("total=")[2].split()[0]) / 1e6
+    except OSError:
+        return 0.0
 
 
 def progress(text: str) -> None:

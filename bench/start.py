@@ -60,6 +60,7 @@ def _delay(bench: Bench, wrapper: str, where: str) -> float:
     argv = ["/bin/dd", "if=/dev/zero", f"of={fifo.path}", "bs=1", "count=1"]
     env = {}
     if wrapper == "us":
+        (directory / "state").mkdir()  # as the image has /run/startup
         argv = [bench.product.entrypoint, *argv]
         env = bench.entrypoint_env(directory / "state", STARTUP_TASKS="none", STARTUP_PING="none")
     elif wrapper:

@@ -92,8 +92,9 @@ class Cluster:
         # What looks interrupted may be running now, on the node that holds the lock.
         if not state.nothing_to_do or any(record.id in task.data.by_id for record in state.interrupted):
             return False
-        drift = cast("migrations.Drift", self.settings.drift)
-        migrations.review(self.session, task.data, state, drift=drift, warn=self.warn_once)
+        if state.odd:
+            drift = cast("migrations.Drift", self.settings.drift)
+            migrations.review(self.session, task.data, state, drift=drift, warn=self.warn_once)
         return True
 
     def warn_once(self, text: str) -> None:

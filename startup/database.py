@@ -74,7 +74,7 @@ class Session(Protocol):
         """Is there a table of this name in the session's own schema?"""
 
     def columns(self, table: str) -> set[str]:
-        """The names of a table's columns."""
+        """The names of a table's columns; none where it is not there."""
 
     def try_lock(self) -> bool:
         """One try, never a blocking wait."""

@@ -133,14 +133,10 @@ class Ledger:
 
     def exists(self) -> bool:
         """Have the tables been made? Once seen, they stay."""
-        if not self._columns:  # each table is asked for once: a boot with nothing to do has to be cheap
-            found: dict[str, set[str]] = {}
-            for name in TABLES:
-                found[name] = self._session.columns(name)
-                if not found[name]:
-                    return False
-            self._columns = found
-        return True
+        if not self._columns:
+            found = {name: self._session.columns(name) for name in TABLES}  # of a table that is not there: none
+            self._columns = found if all(found.values()) else {}
+        return bool(self._columns)
 
     def create(self) -> None:
         """Make the tables, and the columns that an older image did not know. Only under the lock."""

@@ -182,7 +182,9 @@ class SqliteSession:
         return bool(self.execute("SELECT 1 FROM main.sqlite_master WHERE type = 'table' AND name = %s", [name]))
 
     def columns(self, table: str) -> set[str]:
-        """The names of a table's columns."""
+        """The names of a table's columns; none where it is not there. Asking makes no file."""
+        if not os.path.exists(self._path):
+            return set()
         return {name for (name,) in self.execute("SELECT name FROM pragma_table_info(%s, 'main')", [table])}
 
     # Work

@@ -68,6 +68,11 @@ class State:
         """Is everything of the image applied, so that the lock is not needed?"""
         return not (self.pending or self.owed)
 
+    @property
+    def odd(self) -> bool:
+        """Would a review say anything?"""
+        return bool(self.unknown or self.out_of_order or self.interrupted or self.drifted)
+
 
 def pending(session: Session, catalog: Catalog) -> State:
     """Compare *catalog* with the database: two cheap queries that need no lock and no right but to read.
