@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from ..terminal import CTRL_BACKSLASH, CTRL_C, CTRL_Z, Terminal
-from .conftest import Entrypoint, Recorder, kill_session, session_members
+from .conftest import Entrypoint, Recorder, kill_sessions, session_members
 
 #: An app with a hand on every key: each is shown once for each time that it arrives.
 TICKS = "trap 'echo INT' INT; trap 'echo QUIT' QUIT; echo up; while :; do sleep 0.05; echo tick; done"
@@ -39,7 +39,7 @@ def at_terminal(entrypoint: Entrypoint) -> Iterator[Open]:
 
     yield start
     for one in opened:
-        kill_session(one.process.pid)
+        kill_sessions({one.process.pid})
         one.close()
 
 
