@@ -276,11 +276,13 @@ wait_for() {
         if kill -0 "$1" 2>/dev/null || [ -d "/proc/$1" ]; then continue; fi
         wait "$1" 2>/dev/null
         set -- "$1" "$2" "$?"
-        if [ "$3" -eq 127 ]; then return "$2"; fi
         # bash throws away the status of a child that ends in the very moment of a trapped signal.
-        case ${BASH_VERSION:+$3},$(jobs -l) in
-        255,*" $1 Running"* | -1,*" $1 Running"*) lost=', or another one, which bash has lost' && return "$2" ;;
+        case ${BASH_VERSION:+$3},$2,$(jobs -l) in
+        255,*" $1 Running"* | -1,*" $1 Running"* | 127,1[3-9]?,* | 127,129,*)
+            lost=', or another one, which bash has lost' && return "$2"
+            ;;
         esac
+        if [ "$3" -eq 127 ]; then return "$2"; fi
         return "$3"
     done
 }
