@@ -6,6 +6,7 @@ import os
 import signal
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
@@ -109,6 +110,8 @@ def test_with_on_failure_continue_the_app_stays_up_and_is_never_ready(
     env = {"STARTUP_TASKS": "break@local", "STARTUP_TASK_BREAK": "exit 3", "STARTUP_ON_FAILURE": "continue"}
     running = entrypoint.start(*recorder.command, env=env)
     running.wait_for(lambda: (running.state / "failed").exists() and recorder.up)
+    children = Path(f"/proc/{running.process.pid}/task/{running.process.pid}/children")
+    running.wait_for(lambda: children.read_text().split() == [str(recorder.pid)])  # the module has ended
     assert not (running.state / "ready").exists()
     running.send(signal.SIGTERM)
     assert running.wait() == 55
