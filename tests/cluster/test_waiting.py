@@ -166,7 +166,7 @@ class TestARunnerThatFails:
         start = time.monotonic()
         any_project.go("faulty")
         assert [node.wait() for node in [runner, *waiting]] == [70] * 7
-        assert time.monotonic() - start < 4
+        assert time.monotonic() - start < 15
         for node in [runner, *waiting]:
             assert "task faulty failed: ValueError: no such plan" in node.log()
         for node in waiting:
@@ -258,7 +258,7 @@ class TestARunnerThatVanishes:
         start = time.monotonic()
         assert project.commands() == ["start runner"]
         assert node.wait() == 0
-        assert 2.5 < time.monotonic() - start < 8
+        assert 2.5 < time.monotonic() - start < 20
         assert project.commands()[:2] == ["start runner", "start node"]
 
     def test_a_command_that_was_stopped_in_order_is_not_waited_for(self, project: Project) -> None:

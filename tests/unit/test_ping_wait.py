@@ -88,13 +88,13 @@ def test_it_ends_when_the_app_answers(app: subprocess.Popen[bytes], log: Log, tm
     threading.Timer(0.3, path.touch).start()
     outcome = wait(f"file://{path}", app.pid, log)
     assert (outcome.result, outcome.answer.text) == (ping.ANSWERED, "the file is there")
-    assert 0.2 < outcome.seconds < 2
+    assert 0.2 < outcome.seconds < 5
     assert (log.lines, log.warnings) == ([], [])  # what answers within a second is not worth a line
 
 
 def test_none_is_answered_at_once(app: subprocess.Popen[bytes], log: Log) -> None:
     outcome = wait("none", app.pid, log)
-    assert outcome.result == ping.ANSWERED and outcome.seconds < 0.1
+    assert outcome.result == ping.ANSWERED and outcome.seconds < 2
 
 
 @pytest.mark.parametrize("with_pidfd", [True, False])
@@ -108,7 +108,7 @@ def test_it_ends_at_once_when_the_app_dies_and_is_a_zombie(
     try:
         outcome = wait(value, app.pid, log, interval=60)
         assert outcome.result == ping.DIED
-        assert outcome.seconds < 1.2
+        assert outcome.seconds < 10
         assert not outcome.answer.ok
     finally:
         app.wait()
@@ -126,7 +126,7 @@ def test_a_long_pause_is_cut_short_by_the_apps_end(log: Log) -> None:
         one = Scripted(lambda waited: ping.Answer(False, "no"))
         one.first_pause = one.fast_pause = 60
         outcome = wait(one, app.pid, log, interval=60, timeout=0)
-        assert outcome.result == ping.DIED and outcome.seconds < 1.5
+        assert outcome.result == ping.DIED and outcome.seconds < 20
         assert len(one.asked) == 1
     finally:
         app.wait()
@@ -153,12 +153,12 @@ def test_what_somebody_else_answers_does_not_hide_that_the_app_died(app: subproc
 def test_an_explicit_ping_times_out(app: subprocess.Popen[bytes], log: Log, free_port: int) -> None:
     outcome = wait(f"tcp://127.0.0.1:{free_port}", app.pid, log, timeout=0.4)
     assert (outcome.result, outcome.answer.text) == (ping.TIMED_OUT, "connection refused")
-    assert 0.4 <= outcome.seconds < 1
+    assert 0.4 <= outcome.seconds < 5
 
 
 def test_a_try_does_not_outlast_the_time_limit(app: subprocess.Popen[bytes], log: Log) -> None:
     outcome = wait("cmd: sleep 87", app.pid, log, timeout=0.4)
-    assert outcome.result == ping.TIMED_OUT and outcome.seconds < 1.5
+    assert outcome.result == ping.TIMED_OUT and outcome.seconds < 4
 
 
 @pytest.mark.parametrize("port", ["", "1"])
@@ -223,7 +223,7 @@ s = socket.create_server(("127.0.0.1", int(sys.argv[2]))); print(time.monotonic(
             assert app.stdout is not None
             delays.append(now - float(app.stdout.readline()))
             app.kill()
-    assert statistics.median(delays) < 0.03, delays  # 0.015 on a machine that is not running other tests
+    assert statistics.median(delays) < 0.25, f"pauses of the interval, 1 s, would make it 0.5: {delays}"
 
 
 def test_a_command_is_not_run_again_and_again_in_no_time(
@@ -349,7 +349,7 @@ def test_a_signals_handler_may_raise_and_nothing_stays_behind(
     started = time.monotonic()
     with pytest.raises(Interrupted), Alarm(0.3):
         wait(value, app.pid, log)
-    assert time.monotonic() - started < 1
+    assert time.monotonic() - started < 4
     assert children() == before
 
 
