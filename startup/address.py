@@ -89,7 +89,7 @@ def _postgresql(rest: str) -> Address:
     userinfo, _, hosts = authority.rpartition("@")
     user, _, password = userinfo.partition(":")
     conninfo = {"user": _decode(user), "password": _decode(password), "dbname": _decode(database)}
-    log.hide(password)
+    log.hide(password, conninfo["user"], conninfo["dbname"])
     conninfo.update(_hosts([_decode(host) for host in hosts.split(",")], bare_ipv6=False))
 
     parameters = _parameters(query)

@@ -25,7 +25,8 @@ APP_ENDED, APP_ENDED_UNANSWERED = 3, 4
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb; its exit code (see the contract's list)."""
-    arguments = _parser().parse_args(sys.argv[1:] if argv is None else argv)
+    words = sys.argv[1:] if argv is None else argv
+    arguments = _parser(hidden=words[:1] == ["_phase"]).parse_args(words)
     log.configure(os.environ.get("STARTUP_LOG_LEVEL", "info"), os.environ.get("STARTUP_LOG_FORMAT", "text"))
     interrupts = Interrupts()
     interrupts.install()
@@ -249,7 +250,7 @@ def _verb(module: str, function: str) -> Callable[[argparse.Namespace, Interrupt
     return run
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(hidden: bool) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="startup", description="Startup tasks for a container: see the README.")
     parser.add_argument("--version", action="version", version=f"startup-tasks {__version__}")
     parser.set_defaults(verb=init, name=[])
@@ -277,11 +278,11 @@ def _parser() -> argparse.ArgumentParser:
     add("rollback", _verb("startup.status", "rollback"), "take back the newest migrations").add_argument(
         "--count", type=_count, default=1, metavar="N"
     )
-    hidden = verbs.add_parser("_phase")
-    hidden.set_defaults(verb=phase)
-    hidden.add_argument("phase", choices=["pre_start", "post_start", "pre_stop", "post_stop"])
-    hidden.add_argument("--state", default="")
-    hidden.add_argument("--app", default="")
+    if hidden:  # entrypoint.sh's own
+        flow = add("_phase", phase, "one phase of the flow")
+        flow.add_argument("phase", choices=["pre_start", "post_start", "pre_stop", "post_stop"])
+        flow.add_argument("--state", default="")
+        flow.add_argument("--app", default="")
     return parser
 
 

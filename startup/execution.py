@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, cast
@@ -88,7 +89,8 @@ class Execution:
         )
         context._connection = session.connection if session is not None else None
         see_the_apps_modules(self._settings.environ)
-        task.function(context)
+        with contextlib.redirect_stdout(sys.stderr):  # stdout is the app's, or a verb's
+            task.function(context)
 
     def _command(self, task: Task, lock_fd: int | None = None) -> Command:
         argv = [task.command] if task.kind == "hook" else ["/bin/sh", "-c", task.command]

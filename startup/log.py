@@ -9,6 +9,7 @@ entrypoint.sh writes the same.
 from __future__ import annotations
 
 import logging
+import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,6 +19,8 @@ logger = logging.getLogger("startup")
 
 #: What may never be printed: passwords and the contents of ``_FILE`` settings. Filled by the settings.
 _secrets: set[str] = set()
+#: Those that are ordinary words, too, as what of them is masked: `app` must not be masked in "the app answers".
+_words: dict[str, re.Pattern[str]] = {}
 MASK = "***"
 #: What lines have in JSON as long as it holds: those of every thread (see always()), those of one (see about()).
 _always: dict[str, object] = {}
@@ -25,11 +28,22 @@ _about: ContextVar[dict[str, object] | None] = ContextVar("about", default=None)
 LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 
 
-def hide(secret: str) -> None:
-    """Keep *secret* out of every line from now on: raw, percent-encoded, and as repr(), json and libpq quote it."""
+def hide(secret: str, *public: str) -> None:
+    """Keep *secret* out of every line from now on: raw, percent-encoded, and as repr(), json and libpq quote it.
+
+    One that is among the *public* parts of its address, the user's name or the database's, or has three characters
+    at most, is masked where a password stands, ``:SECRET@`` and ``password=SECRET``; a short word as a word alone.
+    """
     from urllib.parse import quote, quote_plus, unquote
 
     if not secret:
+        return
+    plain, pattern = unquote(secret), re.escape(unquote(secret))
+    if plain in public or len(plain) < 4:
+        _words[plain] = re.compile(rf"(?<=:){pattern}(?=@)|(?<=password=){pattern}|(?<=password='){pattern}(?=')")
+        return
+    if len(plain) < 8 and plain.isalpha():
+        _words[plain] = re.compile(rf"\b{pattern}\b")
         return
     forms = {secret, unquote(secret)}
     _secrets.update(forms, map(quote, forms), map(quote_plus, forms), (quote(form, safe="") for form in forms))
@@ -46,6 +60,8 @@ def redact(text: str) -> str:
     """*text* without any secret that is known, the longest first."""
     for secret in sorted(_secrets, key=len, reverse=True):
         text = text.replace(secret, MASK)
+    for pattern in _words.values():
+        text = pattern.sub(MASK, text)
     return text
 
 

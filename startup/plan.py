@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import os
+import re
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -273,12 +274,15 @@ def _variable(phase: str) -> str:
 
 
 def _where(error: BaseException) -> str:
-    """File and line of the innermost frame that is the user's, for an error in a module of theirs."""
+    """File and line of the innermost frame that is the user's: not ours, nor a library's where there is another."""
+    import sysconfig
     import traceback
 
     own = os.path.dirname(os.path.abspath(__file__))
     frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith(("<frozen", own))]
     frames = [frame for frame in frames if f"{os.sep}importlib{os.sep}" not in frame.filename]
+    library = re.compile(rf"{re.escape(sysconfig.get_path('stdlib'))}/|.*/(site|dist)-packages/")
+    frames = [frame for frame in frames if not library.match(frame.filename)] or frames
     return f" ({frames[-1].filename}, line {frames[-1].lineno})" if frames else ""
 
 

@@ -369,7 +369,8 @@ class Reader:
     def warn_of_unknown(self) -> None:
         """An unknown STARTUP_* name is most likely a misspelt one."""
         for name in sorted(self.environ):
-            known = name in DEFAULTS or name in GIVEN_TO_TASKS or name.startswith("STARTUP_TASK_")
+            in_a_task = self.environ.keys() >= GIVEN_TO_TASKS
+            known = name in DEFAULTS or (in_a_task and name in GIVEN_TO_TASKS) or name.startswith("STARTUP_TASK_")
             if name.startswith("STARTUP_") and not known:
                 self.warnings.append(f"{name} ({self.origins[name]}) is no setting: did you mean {_nearest(name)}?")
 

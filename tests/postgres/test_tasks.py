@@ -579,3 +579,16 @@ def test_a_module_that_does_not_import_is_78_with_file_and_line(app: App) -> Non
     said = app.fails("count@local", 78, **COUNT)
     assert "STARTUP_MODULE" in said and "nowhere" in said and re.search(r"tasks\.py, line 3", said)
     assert app.ran() == 0
+
+
+def test_what_a_python_task_prints_goes_to_stderr_in_its_place(app: App) -> None:
+    app.tasks("@task(policy='local')\ndef talk(context):\n    print('hello')\n")
+    done = app.init("talk")
+    assert (done.returncode, done.stdout) == (0, "")
+    lines = done.stderr.splitlines()
+    assert "talk, starts" in lines[lines.index("hello") - 1]
+
+
+def test_an_error_names_the_users_line_and_no_librarys(app: App) -> None:
+    app.tasks("import json\n@task(policy='local')\ndef load(context):\n    json.loads('{')\n")
+    assert re.search(r"JSONDecodeError: .*\(.*/tasks\.py, line 6\)", app.fails("load"))

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from startup import log
+from startup.address import parse
 
 PASSWORD = "p@ss/w%rd#1 'q\""
 ENCODED = "p%40ss%2Fw%25rd%231%20%27q%22"
@@ -21,6 +22,7 @@ ENCODED = "p%40ss%2Fw%25rd%231%20%27q%22"
 @pytest.fixture(autouse=True)
 def _no_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(log, "_secrets", set())
+    monkeypatch.setattr(log, "_words", {})
 
 
 def test_a_secret_is_masked_in_every_form_it_may_take() -> None:
@@ -33,6 +35,24 @@ def test_a_secret_that_is_part_of_another_leaves_nothing_of_it() -> None:
     log.hide("abc")
     log.hide("abcdef")
     assert log.redact("x abcdef y") == "x *** y"
+
+
+@pytest.mark.parametrize(
+    "url", ["postgresql://app:app@db/shop", "postgresql://shop:shop@db/app", "postgresql://a:b@c/d"]
+)
+def test_a_password_that_is_a_name_or_a_letter_is_masked_where_a_password_stands(url: str) -> None:
+    address = parse(url)
+    assert ":***@" in address.masked
+    password = address.conninfo["password"]
+    assert (
+        log.redact(f"x:{password}@y password={password} password='{password}'") == "x:***@y password=*** password='***'"
+    )
+    assert log.redact("the app answers; 2 applied; a shop, b") == "the app answers; 2 applied; a shop, b"
+
+
+def test_a_password_that_is_a_word_is_masked_as_a_word() -> None:
+    log.hide("apple")
+    assert log.redact("x:apple@y, 'apple', applepie") == "x:***@y, '***', applepie"
 
 
 def test_no_secret_is_no_mask() -> None:
