@@ -52,7 +52,7 @@ def _race(bench: Bench, count: int, sql: Sql) -> dict[str, Series]:
         directory = bench.new_directory()
         tool.write(directory, count, sql)
         cases[tool.name] = lambda tool=tool, directory=directory: _apply(bench, tool, directory)  # type: ignore[misc]
-    return interleave(cases, bench.n(5, 1), budget=20, warm=False)
+    return interleave(cases, bench.n(5, 1), budget=15, least=2, warm=False)
 
 
 def _apply(bench: Bench, tool: Tool, directory: Path) -> float:
@@ -73,7 +73,7 @@ def _nothing_to_do(bench: Bench) -> Group:
             cases[f"{tool.name}, {count:,} applied"] = (
                 lambda argv=argv, env=env, directory=directory: timed(argv, env, directory)  # type: ignore[misc]
             )
-    series = interleave(cases, bench.n(20), budget=15, least=5)
+    series = interleave(cases, bench.n(20), budget=8, least=3)
     few, some, many = (series[f"{OURS}, {count:,} applied"].median for count in counts)
     growth = Verdict(
         f"nothing to do, {counts[2]:,} applied against 10",

@@ -13,7 +13,7 @@ from bench.tools import Ours, Tool, all_tools, applied
 from tests.conftest import pick_port
 
 #: What the app does while it boots, and the word for it.
-BOOTS = {"imports": "web app", "1": "1 s asleep", "0": "at once"}
+BOOTS = {"1": "1 s asleep", "imports": "web app", "0": "at once"}
 CONNECT = "import psycopg; psycopg.connect({url!r}).execute('SELECT 1').fetchone()"
 FLOOR = "import psycopg, connect, SELECT 1"
 
@@ -41,23 +41,30 @@ def measure(bench: Bench) -> list[Group]:
         if tool.name in ("yoyo apply", "dbmate up"):
             cases[f"curl loop, {tool.name}, 100 applied, web app"] = lambda tool=tool: _by_hand(bench, tool)  # type: ignore[misc]
     series = interleave(cases, bench.n(20))
-    floor, few, many = (series[name].median for name in (FLOOR, _name(100, "web app"), _name(many_applied, "web app")))
-    early = series[_name(100, BOOTS["0"])].median
-    verdicts = [
-        Verdict("app answers -> ready, 100 applied", "under 50 ms", f"{few * 1000:.0f} ms", few < 0.050),
-        Verdict("the same against one import and connect", "well under", f"{few / floor:.2f} times", few < floor / 2),
-        Verdict("the same for an app that answers at once", "-", f"{early / floor:.2f} times import, connect", None),
-    ]
-    growth = many / few
-    more = Verdict(f"{many_applied:,} applied against 100", "within 1.2 times", f"{growth:.2f} times", growth <= 1.2)
+    few, more = verdicts(series, many_applied)
     shown = {name: one for name, one in series.items() if f"{many_applied:,} applied" not in name}
     large = {FLOOR: series[FLOOR], **{name: one for name, one in series.items() if name.startswith("startup")}}
     note = "PostgreSQL; the app notes when it listens. The floor and `python3 -c pass` are whole processes."
     return [
-        Group("3", "From the app's answer to ready, nothing to do", "ms", shown, FLOOR, verdicts, note),
-        Group("4", f"The same over {many_applied:,} applied migrations", "ms", large, _name(100, "web app"), [more]),
+        Group("3", "From the app's answer to ready, nothing to do", "ms", shown, FLOOR, few, note),
+        Group("4", f"The same over {many_applied:,} applied migrations", "ms", large, _name(100, BOOTS["1"]), more),
         _app_boot(bench),
     ]
+
+
+def verdicts(series: dict[str, Series], many_applied: int) -> tuple[list[Verdict], list[Verdict]]:
+    """Rows 3 and 4, for each kind of boot; one that is shorter than ours leaves us no time to prepare."""
+    floor = series[FLOOR].median
+    few, more = [], []
+    for word in BOOTS.values():
+        here, there = series[_name(100, word)].median, series[_name(many_applied, word)].median
+        found = f"{here * 1000:.0f} ms, {here / floor:.2f} times import and connect"
+        goal = "under 50 ms, well under one import and connect"
+        few.append(Verdict(f"app answers -> ready, 100 applied; {word}", goal, found, here < min(0.050, floor / 2)))
+        met = there / here <= 1.2
+        ratio = f"{there / here:.2f} times"
+        more.append(Verdict(f"{many_applied:,} applied against 100; {word}", "within 1.2 times", ratio, met))
+    return few, more
 
 
 def _name(count: int, word: str) -> str:
