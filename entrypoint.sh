@@ -441,9 +441,11 @@ leave_the_flow_for_one_offs() {
 }
 
 exec_directly() {
+    added=
     for name in PWD OLDPWD SHLVL; do # what the shell has added
-        tr '\0' '\n' <"/proc/$$/environ" | grep -q "^$name=" || unset "$name"
+        tr '\0' '\n' <"/proc/$$/environ" | grep -q "^$name=" || { unset "$name" && added=$name; }
     done
+    case ${BASH_VERSION:+$added},$1 in *=*) ;; SHLVL,*) exec env -u SHLVL "$@" ;; esac # bash's exec brings it back
     exec "$@"
 }
 
