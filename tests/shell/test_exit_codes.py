@@ -181,6 +181,28 @@ def test_a_state_directory_that_cannot_be_written_is_78(entrypoint: Entrypoint) 
     assert "STARTUP_STATE_DIR" in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("command", "env"),
+    [
+        pytest.param((), {}, id="no command"),
+        pytest.param(("true",), {"STARTUP_ENABLED": "maybe"}, id="STARTUP_ENABLED"),
+        pytest.param(("true",), {"STARTUP_PYTHON": "/no/python"}, id="STARTUP_PYTHON"),
+    ],
+)
+def test_what_is_refused_before_all_else_is_in_the_state_directory_too(
+    entrypoint: Entrypoint, command: tuple[str, ...], env: dict[str, str]
+) -> None:
+    done = entrypoint.run(*command, env=env)
+    assert done.stderr == f"startup: error: {(entrypoint.state / 'result').read_text()}"
+
+
+def test_what_an_earlier_run_left_in_the_state_directory_is_gone_before_the_app_starts(entrypoint: Entrypoint) -> None:
+    entrypoint.state.mkdir()
+    for name in ("ready", "phase", "result", "failed", "reason"):
+        (entrypoint.state / name).write_text("old\n")
+    assert "old" not in entrypoint.run("sh", "-c", 'cat "$STARTUP_STATE_DIR"/*').stdout
+
+
 def test_json_lines_are_objects(entrypoint: Entrypoint) -> None:
     import json
 
