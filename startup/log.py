@@ -9,6 +9,7 @@ entrypoint.sh writes the same.
 from __future__ import annotations
 
 import logging
+import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,6 +20,8 @@ logger = logging.getLogger("startup")
 #: What may never be printed: passwords and the contents of ``_FILE`` settings. Filled by the settings.
 _secrets: set[str] = set()
 MASK = "***"
+#: The password in a URL that no setting told us of: in a task's command line, in an error, in STARTUP_PING.
+_PASSWORD = re.compile(r"""(://[^\s/:@]*:)(?!PASSWORD@)[^\s/@'"]+@""")
 #: What lines have in JSON as long as it holds: those of every thread (see always()), those of one (see about()).
 _always: dict[str, object] = {}
 _about: ContextVar[dict[str, object] | None] = ContextVar("about", default=None)
@@ -43,10 +46,10 @@ def hide(secret: str) -> None:
 
 
 def redact(text: str) -> str:
-    """*text* without any secret that is known, the longest first."""
+    """*text* without any secret that is known, the longest first, and without the password of any URL."""
     for secret in sorted(_secrets, key=len, reverse=True):
         text = text.replace(secret, MASK)
-    return text
+    return _PASSWORD.sub(rf"\1{MASK}@", text)
 
 
 def redact_all(value: object) -> object:

@@ -35,6 +35,19 @@ def test_a_secret_that_is_part_of_another_leaves_nothing_of_it() -> None:
     assert log.redact("x abcdef y") == "x *** y"
 
 
+@pytest.mark.parametrize("before", ["postgres://u:", "http://:", "x=postgresql+psycopg://a%40b:"])
+def test_the_password_of_an_address_that_is_no_setting_is_hidden(before: str) -> None:
+    assert log.redact(f"psql {before}s3cr:et@h/x failed") == f"psql {before}***@h/x failed"
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["tcp://a:1, me@x", "a:b@c", '"http://u:1","x@y"', "postgresql://u@h:1/x@y", "postgresql://USER:PASSWORD@HOST"],
+)
+def test_what_only_looks_like_a_password_in_an_address_stays(text: str) -> None:
+    assert log.redact(text) == text
+
+
 def test_no_secret_is_no_mask() -> None:
     log.hide("")
     assert log.redact("a b") == "a b"
