@@ -49,7 +49,7 @@ class Execution:
                 f"task {task.name} was not done within {task.timeout:.3g} s, its time limit ({phases}STARTUP_TIMEOUT, "
                 "or the task's own): let it do less, or give it more time"
             ) from None
-        except (Interrupted, KeyboardInterrupt):
+        except Interrupted:  # a KeyboardInterrupt is the task's own: SIGINT raises ours
             raise
         except TaskFailed as error:
             text = str(error)
