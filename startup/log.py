@@ -21,7 +21,7 @@ logger = logging.getLogger("startup")
 _secrets: set[str] = set()
 MASK = "***"
 #: The password in a URL that no setting told us of: in a task's command line, in an error, in STARTUP_PING.
-_PASSWORD = re.compile(r"""(://[^\s/:@]*:)(?!PASSWORD@)[^\s/@'"]+@""")
+_PASSWORD = re.compile(r"""(://[^\s/:@]*:)(?!PASSWORD@|password@)[^\s/@'"]+@""")
 #: What lines have in JSON as long as it holds: those of every thread (see always()), those of one (see about()).
 _always: dict[str, object] = {}
 _about: ContextVar[dict[str, object] | None] = ContextVar("about", default=None)
