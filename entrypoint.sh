@@ -19,6 +19,7 @@ main() {
     look_at_own_process
     leave_the_flow_for_one_offs "$@"
     make_state_dir
+    find_python
     find_app "$@"
     run_pre_start
     start_app "$@"
@@ -61,14 +62,15 @@ start_app() {
 ping_then_run_tasks() {
     tell phase 'waiting for the app to answer'
     run_module post_start
-    stage=waiting
-    if [ -n "$stop_signals" ]; then
-        stop_app
-    elif [ "$module_code" -eq 0 ]; then
-        [ -e "$state/failed" ] || { tell ready "$$" && tell phase ready; }
-    elif [ "$module_code" -ne "$app_ended" ] && [ "$module_code" -ne "$app_ended_unanswered" ]; then
-        end_app
-    fi
+    case $module_code,$stop_signals in
+    0,) [ -e "$state/failed" ] || { tell phase ready && tell ready "$$"; } ;;
+    esac
+    stage=waiting # not before: a stop signal's `stopping` must not be followed by `ready`
+    case $module_code,$stop_signals in
+    0, | "$app_ended", | "$app_ended_unanswered",) ;;
+    *,) end_app ;;
+    *) stop_app ;;
+    esac
 }
 
 wait_for_the_app() {
@@ -417,12 +419,17 @@ json_text() {
 # ---------------------------------------------------------------------------- one-offs, the process, its state
 
 leave_the_flow_for_one_offs() {
-    [ "$#" -gt 0 ] ||
+    if [ "$#" -eq 0 ]; then
+        make_state_dir
         refuse 'no command was given: an image that sets ENTRYPOINT loses the CMD of its base image and must repeat it'
+    fi
     case ${STARTUP_ENABLED:-true} in
     true | 1 | yes | on) ;;
     false | 0 | no | off) exec_directly "$@" ;;
-    *) refuse "STARTUP_ENABLED is '$STARTUP_ENABLED': it must be true, false, 1, 0, yes, no, on or off" ;;
+    *)
+        make_state_dir
+        refuse "STARTUP_ENABLED is '$STARTUP_ENABLED': it must be true, false, 1, 0, yes, no, on or off"
+        ;;
     esac
     case ${1##*/},${2:-},$# in
     sh,,1 | ash,,1 | bash,,1 | dash,,1 | ksh,,1 | zsh,,1 | fish,,1 | *sh,-l,2 | *sh,-i,2 | bash,--login,2)
@@ -430,20 +437,22 @@ leave_the_flow_for_one_offs() {
         ;;
     esac
     case $1,${2:-},$# in startup,health,2) tell_health ;; esac # also where Python is broken
-    find_python
     [ "$1" = startup ] || return 0
     case ${2:-init} in
     health | init | run | ping | plan | status | describe | forget | rollback | -*) ;;
     *) return 0 ;;
     esac
     shift
+    find_python
     module "$@"
 }
 
 exec_directly() {
+    added=
     for name in PWD OLDPWD SHLVL; do # what the shell has added
-        tr '\0' '\n' <"/proc/$$/environ" | grep -q "^$name=" || unset "$name"
+        tr '\0' '\n' <"/proc/$$/environ" | grep -q "^$name=" || { unset "$name" && added=$name; }
     done
+    case ${BASH_VERSION:+$added},$1 in *=*) ;; SHLVL,*) exec env -u SHLVL "$@" ;; esac # bash's exec brings it back
     exec "$@"
 }
 
@@ -494,9 +503,9 @@ claim_state_dir() {
     # shellcheck disable=SC2174  # of the deepest alone, as meant
     [ -d "$1" ] || mkdir -p -m 755 "$1" 2>/dev/null || return 1
     case $1 in "${STARTUP_STATE_DIR:-/run/startup}") ;; *) { [ -O "$1" ] && [ ! -L "$1" ]; } || return 1 ;; esac
-    if [ -e "$1/pid" ]; then
-        (cd "$1" && rm -f pid phase ready failed result reason log pre_stop post_stop stop_timeout) 2>/dev/null
-    fi
+    for file in pid phase ready failed result reason log pre_stop post_stop stop_timeout; do
+        [ ! -e "$1/$file" ] || rm -f -- "$1/$file" 2>/dev/null
+    done
     { printf '%s %s\n' "$$" "$started" >"$1/pid"; } 2>/dev/null || return 1
     state=$1
 }
@@ -511,13 +520,13 @@ is_live() {
 }
 
 tell_health() {
+    code=1
     for state in "${STARTUP_STATE_DIR:-/run/startup}" "${TMPDIR:-/tmp}"/startup-* /tmp/startup-* /dev/shm/startup-*; do
         if is_live "$state"; then
-            phase=starting
+            if [ -e "$state/ready" ]; then code=0; fi # written after the phase, so read before it
             if [ -e "$state/phase" ]; then read -r phase <"$state/phase"; fi
-            printf '%s\n' "$phase"
-            [ -e "$state/ready" ]
-            exit
+            printf '%s\n' "${phase:-starting}"
+            exit "$code"
         fi
     done
     printf 'not running\n'

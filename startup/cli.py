@@ -234,8 +234,9 @@ def health(arguments: argparse.Namespace, interrupts: Interrupts) -> int:
     if found is None:
         print("not running")
         return 1
+    ready = found.read("ready") is not None  # written after the phase, so read before it
     print(found.read("phase") or "starting")
-    return 0 if found.read("ready") is not None else 1
+    return 0 if ready else 1
 
 
 def _verb(module: str, function: str) -> Callable[[argparse.Namespace, Interrupts], int]:

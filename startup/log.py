@@ -22,6 +22,8 @@ _secrets: set[str] = set()
 #: Those that are ordinary words, too, as what of them is masked: `app` must not be masked in "the app answers".
 _words: dict[str, re.Pattern[str]] = {}
 MASK = "***"
+#: The password in a URL that no setting told us of: in a task's command line, in an error, in STARTUP_PING.
+_PASSWORD = re.compile(r"""(://[^\s/:@]*:)(?!PASSWORD@|password@)[^\s/@'"]+@""")
 #: What lines have in JSON as long as it holds: those of every thread (see always()), those of one (see about()).
 _always: dict[str, object] = {}
 _about: ContextVar[dict[str, object] | None] = ContextVar("about", default=None)
@@ -39,7 +41,7 @@ def hide(secret: str, *public: str) -> None:
     if not secret:
         return
     plain, pattern = unquote(secret), re.escape(unquote(secret))
-    if plain in public or len(plain) < 4:
+    if plain in (*public, "password") or len(plain) < 4:
         _words[plain] = re.compile(rf"(?<=:){pattern}(?=@)|(?<=password=){pattern}|(?<=password='){pattern}(?=')")
         return
     if len(plain) < 8 and plain.isalpha():
@@ -57,12 +59,12 @@ def hide(secret: str, *public: str) -> None:
 
 
 def redact(text: str) -> str:
-    """*text* without any secret that is known, the longest first."""
+    """*text* without any secret that is known, the longest first, and without the password of any URL."""
     for secret in sorted(_secrets, key=len, reverse=True):
         text = text.replace(secret, MASK)
     for pattern in _words.values():
         text = pattern.sub(MASK, text)
-    return text
+    return _PASSWORD.sub(rf"\1{MASK}@", text)
 
 
 def redact_all(value: object) -> object:

@@ -63,10 +63,16 @@ class Planner:
                     self._add(plan, Item(hook.name), asked_for=True)
         return plan
 
-    def check(self) -> None:
-        """Raise SettingError with every fault that was found, when there is one."""
-        if self.faults:
-            raise SettingError(*dict.fromkeys(self.faults))
+    def check(self, others: bool = True) -> None:
+        """Raise SettingError with every fault, when one was found: with those of the *others*, phases not planned yet.
+
+        By itself a later phase's fault ends no earlier one, which may make what is missing.
+        """
+        if not self.faults:
+            return
+        for phase in (*START_PHASES, *STOP_PHASES) if others else ():
+            self.plan(phase)
+        raise SettingError(*dict.fromkeys(self.faults))
 
     def _add(self, plan: Plan, item: Item, asked_for: bool) -> None:
         if item.name in self.settings.skip and self._variable != "the command line":
@@ -303,5 +309,5 @@ def resolve(settings: Settings, phase: str, named: Iterable[str] | None = None) 
         except ValueError as error:
             planner.faults.append(f"the command line: {error}")
     plan = planner.plan(phase, chosen)
-    planner.check()
+    planner.check(others=named is None)
     return plan

@@ -9,7 +9,7 @@ import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import TypeVar, cast
 
 from startup import log
 from startup.address import Address
@@ -187,7 +187,8 @@ def choice(*words: str) -> Callable[[str], str]:
 
 def words(value: str) -> list[str]:
     """Words separated by spaces or commas; ``none`` is the empty list."""
-    return [] if value == "none" else [word for word in re.split(r"[\s,]+", value) if word]
+    found = [word for word in re.split(r"[\s,]+", value) if word]
+    return [] if found == ["none"] else found
 
 
 def normal(name: str) -> str:
@@ -195,19 +196,32 @@ def normal(name: str) -> str:
     return name if ":" in name else name.lower().replace("-", "_")
 
 
+class PartlyRead(ValueError):
+    """What is wrong with a list, and what could be read of it, in which more may be wrong."""
+
+    def __init__(self, wrong: list[str], rest: list[Item]) -> None:
+        super().__init__("; ".join(wrong))
+        self.rest = rest
+
+
 def items(value: str) -> list[Item]:
     """A list of tasks: ``migrate insert_users@once``."""
     found: list[Item] = []
+    wrong: list[str] = []
     for word in words(value):
         name, at, policy = word.partition("@")
         if not (_WORD.fullmatch(name) or REFERENCE.fullmatch(name)):
-            raise ValueError(f"'{word}' is no task: a name is made of letters, digits, - and _, or is module:function")
+            wrong.append(f"'{word}' is no task: a name is made of letters, digits, - and _, or is module:function")
+            continue
         if at and policy not in POLICIES:
-            raise ValueError(f"'{word}' has no policy that is known: use {', '.join(POLICIES)}")
-        item = Item(normal(name), policy or None)
+            wrong.append(f"'{word}' has no policy that is known: use {', '.join(POLICIES)}")
+        item = Item(normal(name), policy if policy in POLICIES else None)
         if any(item.name == other.name for other in found):
-            raise ValueError(f"'{item.name}' is on the list twice")
-        found.append(item)
+            wrong.append(f"'{item.name}' is on the list twice")
+        else:
+            found.append(item)
+    if wrong:
+        raise PartlyRead(wrong, found)
     return found
 
 
@@ -252,7 +266,7 @@ class Reader:
             return parse(value)
         except ValueError as error:
             self.faults.append(f"{name} is '{value}' ({self.origins[name]}): {error}")
-            return parse(fallback)
+            return cast("T", error.rest) if isinstance(error, PartlyRead) else parse(fallback)
 
     def read_dotenv(self, env: str) -> None:
         """FILE and FILE.$STARTUP_ENV beside it, the second winning; the real environment wins over both."""
@@ -408,6 +422,8 @@ def load(environ: Mapping[str, str]) -> Settings:
     # The app's own APP_ENV may be anything; a STARTUP_ENV is ours to check.
     own = "STARTUP_ENV" in reader.environ
     env = get("STARTUP_ENV", word if own else text, reader.environ.get("APP_ENV") or "prod")
+    if not own and reader.environ.get("APP_ENV"):
+        reader.origins["STARTUP_ENV"] = "APP_ENV"
     reader.read_dotenv(env)
     # The app does not see a dotenv file's PORT, so auto must not wait for it there.
     for_ping = {name: value for name, value in reader.environ.items() if name != "PORT" or name in environ}

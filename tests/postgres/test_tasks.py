@@ -194,6 +194,13 @@ def test_what_a_task_that_raises_has_written_is_gone(plans: App, policy: str) ->
     assert plans.ledger() == [("load", policy, "failed")]
 
 
+@pytest.mark.parametrize("error", ["KeyboardInterrupt", "SystemExit(0)", "GeneratorExit"])
+def test_whatever_a_task_raises_it_has_failed(plans: App, error: str) -> None:
+    plans.tasks(f"@task(policy='once')\ndef load(context):\n    {WRITE}\n    raise {error}\n")
+    assert f"task load failed: {error.partition('(')[0]}" in plans.fails("load")
+    assert plans.ledger() == [("load", "once", "failed")]
+
+
 @BOTH
 def test_a_task_that_is_killed_at_any_point_inside_has_not_happened_and_happens_next_time(
     plans: App, wait_until: Any

@@ -110,8 +110,8 @@ def test_with_on_failure_continue_the_app_stays_up_and_is_never_ready(
     env = {"STARTUP_TASKS": "break@local", "STARTUP_TASK_BREAK": "exit 3", "STARTUP_ON_FAILURE": "continue"}
     running = entrypoint.start(*recorder.command, env=env)
     running.wait_for(lambda: (running.state / "failed").exists() and recorder.up)
-    children = Path(f"/proc/{running.process.pid}/task/{running.process.pid}/children")
-    running.wait_for(lambda: children.read_text().split() == [str(recorder.pid)])  # the module has ended
+    children = Path(f"/proc/{running.pid}/task/{running.pid}/children")
+    running.wait_for(lambda: len(children.read_text().split()) == 1)  # the app alone: the module has ended
     assert not (running.state / "ready").exists()
     running.send(signal.SIGTERM)
     assert running.wait() == 55
@@ -179,6 +179,28 @@ def test_a_state_directory_that_cannot_be_written_is_78(entrypoint: Entrypoint) 
     done = entrypoint.run("true", env={"STARTUP_STATE_DIR": str(entrypoint.directory / "file" / "state")})
     assert done.returncode == 78
     assert "STARTUP_STATE_DIR" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("command", "env"),
+    [
+        pytest.param((), {}, id="no command"),
+        pytest.param(("true",), {"STARTUP_ENABLED": "maybe"}, id="STARTUP_ENABLED"),
+        pytest.param(("true",), {"STARTUP_PYTHON": "/no/python"}, id="STARTUP_PYTHON"),
+    ],
+)
+def test_what_is_refused_before_all_else_is_in_the_state_directory_too(
+    entrypoint: Entrypoint, command: tuple[str, ...], env: dict[str, str]
+) -> None:
+    done = entrypoint.run(*command, env=env)
+    assert done.stderr == f"startup: error: {(entrypoint.state / 'result').read_text()}"
+
+
+def test_what_an_earlier_run_left_in_the_state_directory_is_gone_before_the_app_starts(entrypoint: Entrypoint) -> None:
+    entrypoint.state.mkdir()
+    for name in ("ready", "phase", "result", "failed", "reason"):
+        (entrypoint.state / name).write_text("old\n")
+    assert "old" not in entrypoint.run("sh", "-c", 'cat "$STARTUP_STATE_DIR"/*').stdout
 
 
 def test_json_lines_are_objects(entrypoint: Entrypoint) -> None:

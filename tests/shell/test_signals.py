@@ -301,6 +301,7 @@ def test_a_stop_hook_that_ignores_term_is_killed_soon_after_its_time(
     running.wait_for(lambda: recorder.up)
     running.send(signal.SIGTERM)
     assert running.wait(AT_ONCE) == 55
+    assert running.log.count("0.3 s, its time limit (STARTUP_HOOK_TIMEOUT") == 2
 
 
 def test_a_burst_of_signals_all_arrives(entrypoint: Entrypoint, recorder: Recorder) -> None:

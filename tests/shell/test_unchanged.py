@@ -62,6 +62,12 @@ def test_the_environment_is_the_same(entrypoint: Entrypoint, launcher: Mapping[s
     assert sorted(through) == sorted(["", *(f"{k}={v}" for k, v in entrypoint.environment(env).items())])
 
 
+def test_disabled_the_environment_is_the_same(entrypoint: Entrypoint) -> None:
+    env = {"STARTUP_ENABLED": "false", "EMPTY": "", "TZ": "ü"}
+    through = entrypoint.run(*ENVIRON, env=env).stdout.split("\0")
+    assert sorted(through) == sorted(["", *(f"{k}={v}" for k, v in entrypoint.environment(env).items())])
+
+
 @pytest.mark.parametrize(
     "name", ["PWD", "OLDPWD", "SHLVL", "_", "IFS", "PPID", "OPTIND", "PS1", "PS4", "LINENO", "COLUMNS", "UID"]
 )

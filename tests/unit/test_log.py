@@ -38,7 +38,13 @@ def test_a_secret_that_is_part_of_another_leaves_nothing_of_it() -> None:
 
 
 @pytest.mark.parametrize(
-    "url", ["postgresql://app:app@db/shop", "postgresql://shop:shop@db/app", "postgresql://a:b@c/d"]
+    "url",
+    [
+        "postgresql://app:app@db/shop",
+        "postgresql://shop:shop@db/app",
+        "postgresql://a:b@c/d",
+        "postgresql://a:password@c/d",
+    ],
 )
 def test_a_password_that_is_a_name_or_a_letter_is_masked_where_a_password_stands(url: str) -> None:
     address = parse(url)
@@ -53,6 +59,19 @@ def test_a_password_that_is_a_name_or_a_letter_is_masked_where_a_password_stands
 def test_a_password_that_is_a_word_is_masked_as_a_word() -> None:
     log.hide("apple")
     assert log.redact("x:apple@y, 'apple', applepie") == "x:***@y, '***', applepie"
+
+
+@pytest.mark.parametrize("before", ["postgres://u:", "http://:", "x=postgresql+psycopg://a%40b:"])
+def test_the_password_of_an_address_that_is_no_setting_is_hidden(before: str) -> None:
+    assert log.redact(f"psql {before}s3cr:et@h/x failed") == f"psql {before}***@h/x failed"
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["tcp://a:1, me@x", "a:b@c", '"http://u:1","x@y"', "postgresql://u@h:1/x@y", "postgresql://USER:PASSWORD@HOST"],
+)
+def test_what_only_looks_like_a_password_in_an_address_stays(text: str) -> None:
+    assert log.redact(text) == text
 
 
 def test_no_secret_is_no_mask() -> None:

@@ -200,6 +200,18 @@ def test_all_faults_are_told_at_once_those_of_the_plan_too(startup: Any) -> None
     assert len(done.stderr.splitlines()) == 5
 
 
+def test_one_wrong_name_on_a_list_hides_none_of_the_others_nor_those_of_other_phases(startup: Any) -> None:
+    done = startup("init", STARTUP_TASKS="nosuch lost@sometimes one/two", STARTUP_PRE_STOP="gone", DATABASE_URL="")
+    assert done.returncode == 78
+    for word in ("names 'nosuch'", "names 'lost'", "'lost@sometimes'", "'one/two'", "STARTUP_PRE_STOP names 'gone'"):
+        assert word in done.stderr
+
+
+@pytest.mark.parametrize("value", ["none", " none", "none\n"])
+def test_none_empties_a_list_whatever_is_around_it(value: str) -> None:
+    assert good(STARTUP_TASKS=value, STARTUP_MIGRATIONS=value).tasks == []
+
+
 # ------------------------------------------------------------------------------------------------- unknown names
 
 
@@ -253,6 +265,7 @@ def test_app_env_is_the_default_of_the_environment() -> None:
     assert good(APP_ENV="dev").env == "dev"
     assert good(APP_ENV="dev", STARTUP_ENV="prod").env == "prod"
     assert good(APP_ENV="").env == "prod"
+    assert good(APP_ENV="dev").origins["STARTUP_ENV"] == "APP_ENV"
     assert good(APP_ENV="Some thing of the app's own").tasks == [Item("migrate")]
 
 
