@@ -57,6 +57,7 @@ def _look(session: Session, settings: Settings) -> tuple[dict[str, Any], list[No
     holder, run = session.holder(), ledger.run()
     now = journal.seconds(ledger.now())
     nodes = _nodes(session, settings.namespace, now)
+    vanished = run.state == book.RUNNING and not (holder and holder.may_be(run.node))
     found = {
         "database": log.redact(settings.address.masked if settings.address else ""),
         "namespace": settings.namespace,
@@ -79,7 +80,7 @@ def _look(session: Session, settings: Settings) -> tuple[dict[str, Any], list[No
         if run.epoch == 0
         else {
             "number": run.epoch,
-            "state": run.state if run.state != book.RUNNING or holder else "vanished",
+            "state": "vanished" if vanished else run.state,
             "node": run.node,
             "phase": run.phase,
             "task": run.task,
