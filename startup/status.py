@@ -55,7 +55,7 @@ def _look(session: Session, settings: Settings) -> tuple[dict[str, Any], list[No
     catalog = files.load(settings.migrations, given=settings.given("STARTUP_MIGRATIONS"))
     state = migrations.pending(session, catalog)
     holder, run = session.holder(), ledger.run()
-    now = journal.seconds(ledger.now())
+    now = journal.seconds(ledger.now()) if ledger.exists() else 0.0  # to ask would make SQLite's file
     nodes = _nodes(session, settings.namespace, now)
     vanished = run.state == book.RUNNING and not (holder and holder.may_be(run.node))
     found = {

@@ -148,6 +148,7 @@ def test_status_before_anything_ran_shows_what_is_pending_and_makes_nothing(imag
     found = json.loads(ok(image, "status", "--json"))
     assert found["migrations"]["pending"] == ["0001_users", "0002_plans"]
     assert found["lock"] is None and found["run"] is None and found["ledger"] == []
+    assert not list(image.directory.glob("test.db*"))
 
 
 @BOTH
