@@ -254,7 +254,10 @@ def rollback(arguments: argparse.Namespace, settings: Settings) -> int:
     session = connect(settings)
     try:
         _lock(session)
-        for name in migrations.rollback(session, catalog, arguments.count, node=settings.node, report=log.say):
+        limit = settings.table_lock_timeout
+        for name in migrations.rollback(
+            session, catalog, arguments.count, node=settings.node, table_lock_timeout=limit, report=log.say
+        ):
             log.say(f"{name} is taken back")
         session.unlock()
     finally:

@@ -380,6 +380,20 @@ def test_rollback_of_more_than_there_is_changes_nothing_and_says_how_many_there_
     assert tables(image, query) == before
 
 
+def test_rollback_waits_for_a_table_no_longer_than_the_setting(
+    image: Any, query: Any, url: str, wait_until: Any
+) -> None:
+    ok(image, "init")
+    with psycopg.connect(url) as blocker:
+        blocker.execute("SELECT * FROM plans")
+        process = image.start("rollback", STARTUP_TABLE_LOCK_TIMEOUT="0.2")
+        waiting = "SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE 'DROP TABLE plans%'"
+        wait_until(lambda: query(url, waiting))
+        wait_until(lambda: not query(url, waiting), 3)  # the default is 5 s
+    err = process.communicate(timeout=30)[1]
+    assert process.returncode == 0 and "a table was not free within 0.2 s (STARTUP_TABLE_LOCK_TIMEOUT)" in err
+
+
 @pytest.mark.parametrize("count", ["0", "-1", "all", "1.5"])
 def test_a_wrong_count_is_a_usage_error(startup: Any, count: str) -> None:
     done = startup("rollback", "--count", count)
