@@ -86,8 +86,8 @@ def _look(session: Session, settings: Settings) -> tuple[dict[str, Any], list[No
             "task": run.task,
             "position": run.position,
             "total": run.total,
-            "started_at": run.started_at,
-            "changed_at": run.changed_at,
+            "started_at": _in_utc(run.started_at),
+            "changed_at": _in_utc(run.changed_at),
             "seconds_ago": round(now - journal.seconds(run.changed_at), 3),
             "error": run.error,
         },
@@ -118,7 +118,7 @@ def _look(session: Session, settings: Settings) -> tuple[dict[str, Any], list[No
                 "state": entry.state,
                 "node": entry.node,
                 "release": entry.release,
-                "finished_at": entry.finished_at,
+                "finished_at": _in_utc(entry.finished_at),
                 "seconds": entry.seconds,
                 "error": entry.error,
             }
@@ -136,6 +136,11 @@ def _nodes(session: Session, namespace: str, now: float) -> list[Node]:
         if node.live and connected is not None and name not in connected:
             node.state = "vanished"
     return journal.last_run(nodes, now)
+
+
+def _in_utc(moment: object) -> object:
+    """psycopg tells a time in the server's time zone; the timeline, and every log, is in UTC."""
+    return moment.astimezone(timezone.utc) if isinstance(moment, datetime) else moment
 
 
 def _moment(seconds: float) -> str:

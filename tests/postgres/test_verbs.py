@@ -166,6 +166,16 @@ def test_status_shows_migrations_ledger_and_the_last_run(image: Any) -> None:
     assert found["run"]["state"] == "done" and found["run"]["node"] == "node-a"
 
 
+def test_status_tells_every_time_in_utc_wherever_the_server_is(image: Any, url: str, database: str, query: Any) -> None:
+    ok(image, "init")
+    query(url, f"ALTER DATABASE {database} SET timezone = 'Asia/Tokyo'")
+    found = json.loads(ok(image, "status", "--json"))
+    times = [found["run"]["started_at"], found["run"]["changed_at"], found["ledger"][0]["finished_at"]]
+    assert [moment[-6:] for moment in times] == ["+00:00"] * 3
+    said = ok(image, "status")
+    assert times[1][:19] in said and times[2][:19] in said
+
+
 @BOTH
 def test_status_shows_a_failure_and_its_error(image: Any) -> None:
     assert image("init", STARTUP_TASKS="bad", STARTUP_TASK_BAD="exit 3").returncode == 70
