@@ -133,6 +133,22 @@ def test_plan_after_init_says_that_all_is_done(image: Any) -> None:
     assert "nothing is pending" in said and "insert_users" in said and "is done already" in said
 
 
+@BOTH
+def test_plan_shows_what_runs_after_migrations_and_what_was_interrupted(image: Any) -> None:
+    image.write("migrations/post-apply.sql", "SELECT 'afterwards';\n")
+    assert "SELECT 'afterwards'" in ok(image, "plan")
+    ok(image, "init")
+    assert "SELECT 'afterwards'" not in ok(image, "plan")
+    image.write("migrations/0003_fill.sql", "-- transactional: false\nINSERT INTO plans VALUES (1);\nSELECT wrong;\n")
+    assert image("init").returncode == 70
+    assert "interrupted: 0003_fill (started, 1 statements done, on node-a" in ok(image, "plan")
+
+
+def test_plan_of_a_follower_says_that_it_only_waits(image: Any) -> None:
+    assert "only waits until others have done it" in ok(image, "plan", STARTUP_ROLE="follower")
+    assert "only waits" not in ok(image, "plan")
+
+
 def test_plan_of_nothing_says_so(startup: Any) -> None:
     assert "nothing would run" in ok(startup, "plan", STARTUP_TASKS="none")
 
