@@ -7,7 +7,7 @@ yoyo add to it: ``dialect+driver://``, ``?schema=``, and parameters of their own
 from __future__ import annotations
 
 import os.path
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 from urllib.parse import quote, unquote
@@ -90,7 +90,7 @@ def _postgresql(rest: str) -> Address:
     user, _, password = userinfo.partition(":")
     conninfo = {"user": _decode(user), "password": _decode(password), "dbname": _decode(database)}
     log.hide(password, conninfo["user"], conninfo["dbname"])
-    conninfo.update(_hosts([_decode(host) for host in hosts.split(",")], bare_ipv6=False))
+    conninfo.update(_hosts(hosts.split(","), bare_ipv6=False, decode=_decode))
 
     parameters = _parameters(query)
     for name in SECRET:
@@ -116,8 +116,11 @@ def _postgresql(rest: str) -> Address:
     )
 
 
-def _hosts(entries: list[str], bare_ipv6: bool, port: str = "") -> dict[str, str]:
-    """``host:port`` entries as libpq's ``host`` and ``port``; *port* is for hosts that have none."""
+def _hosts(entries: list[str], bare_ipv6: bool, port: str = "", decode: Callable[[str], str] = str) -> dict[str, str]:
+    """``host:port`` entries as libpq's ``host`` and ``port``; *port* is for hosts that have none.
+
+    *decode* is for names that are still percent-encoded: a socket's directory may have a port behind it there.
+    """
     names, ports = [], []
     for entry in entries:
         name, own_port = entry, ""
@@ -130,7 +133,7 @@ def _hosts(entries: list[str], bare_ipv6: bool, port: str = "") -> dict[str, str
             name, _, own_port = entry.partition(":")
         if own_port and not (own_port.isascii() and own_port.isdigit() and 0 < int(own_port) < 65536):
             raise ValueError(f"its port is no number from 1 to 65535: {RIGHT}; {ENCODE}")
-        names.append(name)
+        names.append(decode(name))
         ports.append(own_port)
     if not any(ports):
         return {"host": ",".join(names), "port": port}

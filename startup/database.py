@@ -24,6 +24,10 @@ class Holder:
         """The node's whole name, if *running*, which the ledger says is at work now, is it."""
         return running if self.cut and running.startswith(self.node) else self.node
 
+    def may_be(self, node: str) -> bool:
+        """Is it *node*, as far as can be told? One that took over is not who the ledger says is at work."""
+        return self.name(node) in ("", node)
+
 
 class Session(Protocol):
     """One database session: it takes the lock, and everything that the lock protects runs on it.

@@ -28,17 +28,19 @@ def plan(arguments: argparse.Namespace, settings: Settings) -> int:
     for warning in resolved.warnings:
         log.warn(warning)
     with contextlib.closing(_Outlook(settings, resolved)) as outlook:
-        _print_plan(resolved, outlook)
+        _print_plan(settings, resolved, outlook)
     return 0
 
 
-def _print_plan(resolved: Plan, outlook: _Outlook) -> None:
+def _print_plan(settings: Settings, resolved: Plan, outlook: _Outlook) -> None:
     for number, task in enumerate(resolved.tasks, 1):
         _print(f"{number}. {task.name} ({_how_often(task)}; {task.source}): {outlook.of(task)}")
         for line in outlook.details(task):
             _print(f"   {line}")
     for note in resolved.notes:
         _print(f"-  {note}")
+    if settings.role == "follower" and resolved.clustered:
+        _print("-  this node only waits until others have done it, all but the local tasks: STARTUP_ROLE is 'follower'")
     if not resolved.tasks:
         _print("nothing would run")
 
@@ -100,9 +102,10 @@ class _Outlook:
 
         state = self._pending(task)
         lines: list[str] = []
-        for migration in state.pending:
+        for migration in [*state.pending, *(task.data.post_apply if state.pending else state.owed)]:
             lines.append(f"{migration.id}  ({migration.path})")
             lines += [f"    {line}" for line in migrations.sql(migration).splitlines()]
+        lines += [f"interrupted: {record}" for record in state.interrupted]
         lines += [f"{name}: the database has it, this image does not" for name in state.unknown]
         lines += [f"{migration.id}: its content changed after it was applied" for migration in state.drifted]
         return lines

@@ -8,10 +8,8 @@ clock counts but the server's.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 
@@ -125,14 +123,16 @@ class Journal:
             + ((True,) if one.failed else ())
             for one in self._spans
         ]
-        table = session.qualify(TABLE)
-        with _patience(session):
-            session.execute(
-                f"INSERT INTO {table} (namespace, node, phase, state, changed_at, spans) "
-                f"VALUES (%s, %s, %s, %s, {book.NOW[session.dialect]}, %s) ON CONFLICT ({KEY}) DO UPDATE SET "
-                "state = excluded.state, changed_at = excluded.changed_at, spans = excluded.spans",
-                (*self._key, state, log.redact(json.dumps(spans, ensure_ascii=False))),
-            )
+        sql = (
+            f"INSERT INTO {session.qualify(TABLE)} (namespace, node, phase, state, changed_at, spans) "
+            f"VALUES (%s, %s, %s, %s, {book.NOW[session.dialect]}, %s) ON CONFLICT ({KEY}) DO UPDATE SET "
+            "state = excluded.state, changed_at = excluded.changed_at, spans = excluded.spans"
+        )
+        values = (*self._key, state, log.redact(json.dumps(spans, ensure_ascii=False)))
+        if session.dialect == "sqlite":
+            _without_patience(session, sql.replace("%s", "?"), values)
+        else:
+            session.execute(sql, values)
 
     def create(self, session: Session) -> None:
         """Make the table and take old rows out of it. Only under the lock; a role that may not goes without."""
@@ -162,18 +162,15 @@ def _writable(session: Session) -> bool:
     return bool(session.execute(sql, (table,) * 3)[0][0])
 
 
-@contextlib.contextmanager
-def _patience(session: Session) -> Iterator[None]:
-    if session.dialect != "sqlite":
-        yield
-        return
+def _without_patience(session: Session, sql: str, values: tuple[object, ...]) -> None:
+    """Past session.execute(), which waits for other writers, for a minute with the lock, and then fails the run."""
     from startup.sqlite import BUSY
 
-    session.execute(f"PRAGMA busy_timeout = {_SQLITE_PATIENCE}")
+    session.connection.execute(f"PRAGMA busy_timeout = {_SQLITE_PATIENCE}")
     try:
-        yield
+        session.connection.execute(sql, values)
     finally:
-        session.execute(f"PRAGMA busy_timeout = {BUSY * 1000:.0f}")
+        session.connection.execute(f"PRAGMA busy_timeout = {BUSY * 1000:.0f}")
 
 
 @dataclass

@@ -55,8 +55,9 @@ def _look(session: Session, settings: Settings) -> tuple[dict[str, Any], list[No
     catalog = files.load(settings.migrations, given=settings.given("STARTUP_MIGRATIONS"))
     state = migrations.pending(session, catalog)
     holder, run = session.holder(), ledger.run()
-    now = journal.seconds(ledger.now())
+    now = journal.seconds(ledger.now()) if ledger.exists() else 0.0  # to ask would make SQLite's file
     nodes = _nodes(session, settings.namespace, now)
+    vanished = run.state == book.RUNNING and not (holder and holder.may_be(run.node))
     found = {
         "database": log.redact(settings.address.masked if settings.address else ""),
         "namespace": settings.namespace,
@@ -79,14 +80,14 @@ def _look(session: Session, settings: Settings) -> tuple[dict[str, Any], list[No
         if run.epoch == 0
         else {
             "number": run.epoch,
-            "state": run.state if run.state != book.RUNNING or holder else "vanished",
+            "state": "vanished" if vanished else run.state,
             "node": run.node,
             "phase": run.phase,
             "task": run.task,
             "position": run.position,
             "total": run.total,
-            "started_at": run.started_at,
-            "changed_at": run.changed_at,
+            "started_at": _in_utc(run.started_at),
+            "changed_at": _in_utc(run.changed_at),
             "seconds_ago": round(now - journal.seconds(run.changed_at), 3),
             "error": run.error,
         },
@@ -117,7 +118,7 @@ def _look(session: Session, settings: Settings) -> tuple[dict[str, Any], list[No
                 "state": entry.state,
                 "node": entry.node,
                 "release": entry.release,
-                "finished_at": entry.finished_at,
+                "finished_at": _in_utc(entry.finished_at),
                 "seconds": entry.seconds,
                 "error": entry.error,
             }
@@ -135,6 +136,11 @@ def _nodes(session: Session, namespace: str, now: float) -> list[Node]:
         if node.live and connected is not None and name not in connected:
             node.state = "vanished"
     return journal.last_run(nodes, now)
+
+
+def _in_utc(moment: object) -> object:
+    """psycopg tells a time in the server's time zone; the timeline, and every log, is in UTC."""
+    return moment.astimezone(timezone.utc) if isinstance(moment, datetime) else moment
 
 
 def _moment(seconds: float) -> str:
@@ -253,7 +259,10 @@ def rollback(arguments: argparse.Namespace, settings: Settings) -> int:
     session = connect(settings)
     try:
         _lock(session)
-        for name in migrations.rollback(session, catalog, arguments.count, node=settings.node, report=log.say):
+        limit = settings.table_lock_timeout
+        for name in migrations.rollback(
+            session, catalog, arguments.count, node=settings.node, table_lock_timeout=limit, report=log.say
+        ):
             log.say(f"{name} is taken back")
         session.unlock()
     finally:

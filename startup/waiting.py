@@ -217,7 +217,7 @@ def for_vanished(cluster: Cluster, say: Callable[[str], None]) -> None:
 
 
 def _whom(holder: Holder, run: Run) -> str:
-    running = run.state == book.RUNNING
+    running = run.state == book.RUNNING and holder.may_be(run.node)
     place = f", {run.place()}, since {_clock(run.started_at)}" if running else ""
     return f"{holder.name(run.node if running else '') or 'another program'} holds it{place} ({holder.detail})"
 

@@ -10,12 +10,15 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from startup import journal, sqlite
+from startup.address import parse
 from tests.cluster.nodes import Project
 from tests.conftest import PASSWORD, run_query
 
@@ -259,6 +262,20 @@ class TestWhoWrites:
         assert any_project.run("next", "migrate plans prices").code == 0
         assert any_project.trace() == ["0001", "plans", "prices"]
         assert rows(any_project) == [("next", "done")]
+
+    def test_on_sqlite_a_row_waits_for_no_other_writer_and_fails_nothing(self, sqlite_url: str) -> None:
+        session = sqlite.connect(parse(sqlite_url), node="node")
+        assert session.try_lock()
+        mine = journal.Journal("default", "node", "post_start")
+        mine.create(session)
+        writer = sqlite3.connect(sqlite_url.removeprefix("sqlite:///"), isolation_level=None)
+        writer.execute("BEGIN IMMEDIATE")
+        start = time.monotonic()
+        mine.write(session, journal.RUNNING)
+        assert time.monotonic() - start < 2
+        assert session.connection.execute("PRAGMA busy_timeout").fetchone() == (60_000,)
+        writer.close()
+        session.close()
 
     def test_on_sqlite_a_node_that_is_done_waits_for_nobody_to_write_it_down(
         self, make_project: Callable[[str], Project], sqlite_url: str

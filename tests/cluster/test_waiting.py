@@ -261,6 +261,19 @@ class TestARunnerThatVanishes:
         assert 2.5 < time.monotonic() - start < 20
         assert project.commands()[:2] == ["start runner", "start node"]
 
+    def test_who_waits_for_that_is_not_said_to_run_the_vanished_nodes_task(self, project: Project) -> None:
+        project.migrations(1)
+        runner = project.start("runner", "migrate command@once", PAUSE_AT="command-start")
+        project.reached("command-start")
+        runner.send(signal.SIGKILL)
+        node = project.start("node", "migrate command@once", STARTUP_STOP_TIMEOUT="60")
+        node.until("runner vanished while it ran the task command")
+        third = project.start("third", "migrate command@once")
+        third.until("waiting for the lock: node holds it (pid ")
+        status = project.run("status", "migrate command@once", "status").log()
+        assert "number 1: vanished on runner, task 2 of 2, command" in status
+        assert "node holds it" in status and "it runs task" not in status
+
     def test_a_command_that_was_stopped_in_order_is_not_waited_for(self, project: Project) -> None:
         project.migrations(1)
         runner = project.start("runner", "migrate command@once", PAUSE_AT="command-start")

@@ -344,7 +344,7 @@ FAILURES = (
         '"127.0.0.1", port <server> failed: FATAL: too many connections for database "<database>"; the app was stopped '
         "(exit code 69)",
         69,
-        "All connections are taken. A waiting node holds one, a runner one and for a moment a second.",
+        "All connections are taken. A waiting node holds one, a runner up to three.",
         "Raise the limit, or lower the apps' pools; look into `pg_stat_activity` for who has them.",
         env={"STARTUP_DATABASE_TIMEOUT": "1"},
         stage=_close_database,

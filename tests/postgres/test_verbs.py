@@ -133,6 +133,22 @@ def test_plan_after_init_says_that_all_is_done(image: Any) -> None:
     assert "nothing is pending" in said and "insert_users" in said and "is done already" in said
 
 
+@BOTH
+def test_plan_shows_what_runs_after_migrations_and_what_was_interrupted(image: Any) -> None:
+    image.write("migrations/post-apply.sql", "SELECT 'afterwards';\n")
+    assert "SELECT 'afterwards'" in ok(image, "plan")
+    ok(image, "init")
+    assert "SELECT 'afterwards'" not in ok(image, "plan")
+    image.write("migrations/0003_fill.sql", "-- transactional: false\nINSERT INTO plans VALUES (1);\nSELECT wrong;\n")
+    assert image("init").returncode == 70
+    assert "interrupted: 0003_fill (started, 1 statements done, on node-a" in ok(image, "plan")
+
+
+def test_plan_of_a_follower_says_that_it_only_waits(image: Any) -> None:
+    assert "only waits until others have done it" in ok(image, "plan", STARTUP_ROLE="follower")
+    assert "only waits" not in ok(image, "plan")
+
+
 def test_plan_of_nothing_says_so(startup: Any) -> None:
     assert "nothing would run" in ok(startup, "plan", STARTUP_TASKS="none")
 
@@ -148,6 +164,7 @@ def test_status_before_anything_ran_shows_what_is_pending_and_makes_nothing(imag
     found = json.loads(ok(image, "status", "--json"))
     assert found["migrations"]["pending"] == ["0001_users", "0002_plans"]
     assert found["lock"] is None and found["run"] is None and found["ledger"] == []
+    assert not list(image.directory.glob("test.db*"))
 
 
 @BOTH
@@ -163,6 +180,16 @@ def test_status_shows_migrations_ledger_and_the_last_run(image: Any) -> None:
         *("insert_users", "change", "done", "node-a", "7"),
     )
     assert found["run"]["state"] == "done" and found["run"]["node"] == "node-a"
+
+
+def test_status_tells_every_time_in_utc_wherever_the_server_is(image: Any, url: str, database: str, query: Any) -> None:
+    ok(image, "init")
+    query(url, f"ALTER DATABASE {database} SET timezone = 'Asia/Tokyo'")
+    found = json.loads(ok(image, "status", "--json"))
+    times = [found["run"]["started_at"], found["run"]["changed_at"], found["ledger"][0]["finished_at"]]
+    assert [moment[-6:] for moment in times] == ["+00:00"] * 3
+    said = ok(image, "status")
+    assert times[1][:19] in said and times[2][:19] in said
 
 
 @BOTH
@@ -377,6 +404,20 @@ def test_rollback_of_more_than_there_is_changes_nothing_and_says_how_many_there_
     says = "2 of this image's migrations are applied: 1 to 2" if count == "3" else "none of this image's migrations is"
     assert f"--count {count}: {says}" in done.stderr
     assert tables(image, query) == before
+
+
+def test_rollback_waits_for_a_table_no_longer_than_the_setting(
+    image: Any, query: Any, url: str, wait_until: Any
+) -> None:
+    ok(image, "init")
+    with psycopg.connect(url) as blocker:
+        blocker.execute("SELECT * FROM plans")
+        process = image.start("rollback", STARTUP_TABLE_LOCK_TIMEOUT="0.2")
+        waiting = "SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE 'DROP TABLE plans%'"
+        wait_until(lambda: query(url, waiting))
+        wait_until(lambda: not query(url, waiting), 3)  # the default is 5 s
+    err = process.communicate(timeout=30)[1]
+    assert process.returncode == 0 and "a table was not free within 0.2 s (STARTUP_TABLE_LOCK_TIMEOUT)" in err
 
 
 @pytest.mark.parametrize("count", ["0", "-1", "all", "1.5"])

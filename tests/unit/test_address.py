@@ -40,6 +40,7 @@ def test_every_spelling_of_the_scheme_means_postgresql(scheme: str) -> None:
         ("postgresql://db/shop", {"host": "db", "dbname": "shop"}),
         ("postgresql://app@/shop?host=/run/pg", {"user": "app", "host": "/run/pg", "dbname": "shop"}),
         ("postgresql://%2Frun%2Fpg/shop", {"host": "/run/pg", "dbname": "shop"}),
+        ("postgresql://%2Frun%2Fpg:5433/shop", {"host": "/run/pg", "port": "5433", "dbname": "shop"}),
         ("postgresql://a%40b:p%2Fq%3F%23%25@/s%20p", {"user": "a@b", "password": "p/q?#%", "dbname": "s p"}),
         ("postgresql://app:p+q@db/x", {"user": "app", "password": "p+q", "host": "db", "dbname": "x"}),
         ("postgresql://app:p@q@db/x", {"user": "app", "password": "p@q", "host": "db", "dbname": "x"}),
