@@ -237,7 +237,7 @@ stop_app() {
     tell phase stopping
     if [ -n "$state" ]; then rm -f "$state/ready"; fi
     if has_tasks pre_stop "${STARTUP_PRE_STOP:-none}"; then run_module pre_stop; fi
-    how=" after signal$stop_signals was passed on"
+    how=" (after signal$stop_signals was passed on)"
     passed_on=1
     for signal in $stop_signals; do to_app "$signal"; done
 }
