@@ -133,7 +133,7 @@ def _nodes(session: Session, namespace: str, now: float) -> list[Node]:
     nodes, connected = journal.read(session, namespace), session.connected()
     for node in nodes:
         name = node.node.encode()[:NODE_BYTES].decode(errors="ignore")
-        if node.live and connected is not None and name not in connected:
+        if node.live and connected is not None and name not in connected and name.isascii():
             node.state = "vanished"
     return journal.last_run(nodes, now)
 
