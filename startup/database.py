@@ -26,7 +26,7 @@ class Holder:
 
     def may_be(self, node: str) -> bool:
         """Is it *node*, as far as can be told? One that took over is not who the ledger says is at work."""
-        return self.name(node) in ("", node)
+        return self.name(node) in ("", node) or not node.isascii()  # of which PostgreSQL keeps the ASCII alone
 
 
 class Session(Protocol):

@@ -14,7 +14,7 @@ from startup import journal, log, timeline
 from startup import ledger as book
 from startup.connect import connect
 from startup.database import Session
-from startup.errors import LockUnavailable, SettingError
+from startup.errors import LockUnavailable, SettingError, Unreachable
 from startup.journal import Node
 from startup.ledger import Ledger
 from startup.settings import Settings, normal, require
@@ -133,7 +133,7 @@ def _nodes(session: Session, namespace: str, now: float) -> list[Node]:
     nodes, connected = journal.read(session, namespace), session.connected()
     for node in nodes:
         name = node.node.encode()[:NODE_BYTES].decode(errors="ignore")
-        if node.live and connected is not None and name not in connected:
+        if node.live and connected is not None and name not in connected and name.isascii():
             node.state = "vanished"
     return journal.last_run(nodes, now)
 
@@ -272,7 +272,12 @@ def rollback(arguments: argparse.Namespace, settings: Settings) -> int:
 
 def _lock(session: Session) -> None:
     """One try: a person is waiting, and can see who has it."""
-    if not session.try_lock():
-        holder = session.holder()
-        whom = f"{holder.node} holds it ({holder.detail})" if holder else "another node holds it"
-        raise LockUnavailable(f"the lock is not free: {whom}; try again when it is done")
+    if session.try_lock():
+        return
+    if why := session.read_only:
+        raise Unreachable(
+            f"nothing can be written: {why}; right would be STARTUP_DATABASE_URL with the primary's address"
+        )
+    holder = session.holder()
+    whom = f"{holder.node or 'another program'} holds it ({holder.detail})" if holder else "another node holds it"
+    raise LockUnavailable(f"the lock is not free: {whom}; try again when it is done")

@@ -54,6 +54,13 @@ class TestARunnerThatSucceeds:
         status = project.run("status", "migrate plans", "status")
         assert f"lock        {name} holds it" in status.log()
 
+    def test_a_name_that_is_not_ascii_is_no_reason_to_call_its_node_vanished(self, project: Project) -> None:
+        held_up(project, STARTUP_NODE="knüpfer")
+        node = project.start("node", "migrate plans")
+        node.until("holds it, at task 2 of 2, plans, since ")
+        status = project.run("status", "migrate plans", "status").log()
+        assert "running on knüpfer, task 2 of 2, plans" in status and "vanished" not in status
+
     @pytest.mark.timeout(60)
     def test_a_line_every_ten_seconds_shows_that_they_live(self, project: Project, wait_until: WaitUntil) -> None:
         held_up(project)

@@ -11,6 +11,8 @@ from typing import Any
 import psycopg
 import pytest
 
+from startup.postgres import lock_key
+
 BOTH = pytest.mark.parametrize("url", ["postgresql", "sqlite"], indirect=True)
 
 
@@ -433,6 +435,26 @@ def test_what_changes_something_needs_the_lock_and_is_75_while_another_node_has_
 ) -> None:
     done = image(*verb)
     assert done.returncode == 75 and "node-b" in done.stderr
+
+
+@pytest.mark.parametrize("verb", [("forget", "hold"), ("rollback",)])
+def test_who_holds_the_lock_is_told_of_another_program_too(image: Any, url: str, verb: tuple[str, ...]) -> None:
+    ok(image, "init")
+    with psycopg.connect(url, application_name="psql") as other:
+        other.execute("SELECT pg_advisory_lock(%s)", [lock_key("default")])
+        done = image(*verb)
+    assert done.returncode == 75 and "another program holds it (pid " in done.stderr
+
+
+@pytest.mark.parametrize("verb", [("forget", "hold"), ("rollback",)])
+def test_on_a_standby_what_changes_something_is_69(startup: Any, new_server: Any, verb: tuple[str, ...]) -> None:
+    server = new_server()
+    server.stop()
+    (server.data / "standby.signal").touch()
+    server.start()
+    startup.write("migrations/0001_users.sql", "SELECT 1;\n")
+    done = startup(*verb, DATABASE_URL=server.url("postgres"))
+    assert done.returncode == 69 and "the server is a standby, which only reads" in done.stderr
 
 
 # --------------------------------------------------------------------------------------- the database, exit codes
