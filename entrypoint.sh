@@ -84,7 +84,8 @@ finish() {
     [ -z "$timer" ] || kill -TERM "$timer" 2>/dev/null
     if [ -n "$stop_signals" ] && has_tasks post_stop "${STARTUP_POST_STOP:-none}"; then run_module post_stop; fi
     end_leftovers
-    ended="the app ended$how with $(in_words "$code")$lost"
+    in_words "$code"
+    ended="the app ended$how with $words$lost"
     case $module_code,$code,$stop_signals in
     0,*) conclude "$code" "$ended" ;;
     "$app_ended_unanswered,0,") conclude 70 "the app ended with exit code 0, $(reason) (exit code 70)" error ;;
@@ -280,20 +281,24 @@ wait_for() {
         woken=
         wait "$1" 2>/dev/null # dash would print "Terminated"
         set -- "$1" "$?"      # not in a variable: a trap may come in between, and wait too
-        if [ -n "$woken" ]; then
+        # any other code is the app's: no signal makes wait return it, and to ask again could lose it
+        if [ "$2" -gt 127 ] || [ "$2" -lt 0 ] || [ "$2,$woken" = 127,1 ]; then
             if kill -0 "$1" 2>/dev/null || [ -d "/proc/$1" ]; then continue; fi
             # bash throws away the status of a child that ends in the very moment of a trapped signal: docs/pid-1.md
             case ${BASH_VERSION:+$(jobs -l)} in
             *" $1 Running"*) set -- "$1" "$2" lost ;; # it would wait on
             *)
-                wait "$1" 2>/dev/null
-                set -- "$1" "$2" "$?"
+                for tries in 1 2; do # the same signal may end the first one, too
+                    wait "$1" 2>/dev/null
+                    set -- "$1" "$2" "$?"
+                    [ "$3" = "$2" ] || break
+                done
                 ;;
             esac
             case $3 in lost | 127) ;; *) set -- "$1" "$3" ;; esac
         fi
-        case ${BASH_VERSION:+"$2,${3:-}"} in
-        -1,* | *,lost | 129,127 | 1[3-9]?,127) lost=', or another one, which bash has lost' ;;
+        case ${BASH_VERSION:+"$woken,$2,${3:-}"} in
+        *,-1,* | *,lost | 1,129,127 | 1,1[3-9]?,127) lost=', or another one, which bash has lost' ;;
         esac
         return "$2"
     done
@@ -340,7 +345,8 @@ fail() {
     69 | 70 | 75 | 78 | 124) conclude "$1" "$(reason); $2 (exit code $1)" error ;;
     127 | 126) conclude 78 "the Python module could not be run with '$python' (STARTUP_PYTHON); $2 (exit code 78)" error ;;
     esac
-    conclude 70 "the startup module ended with $(in_words "$1"); $2 (exit code 70)" error
+    in_words "$1"
+    conclude 70 "the startup module ended with $words; $2 (exit code 70)" error
 }
 
 # usage: conclude CODE TEXT [LEVEL]; who ended it and why, as the last line, for `result` and for Kubernetes.
@@ -363,12 +369,12 @@ reason() {
     [ -z "$text" ] || printf '%s%s' "${1:-}" "$text"
 }
 
-# usage: in_words EXIT_CODE
+# usage: in_words EXIT_CODE; leaves them in $words: bash may trip over a signal that comes within $(...)
 in_words() {
+    words="exit code $1"
     case $1 in
-    137) printf 'exit code 137 (SIGKILL: out of memory, or kill -9)' ;;
-    129 | 1[3-5]? | 16[0-5]) printf 'exit code %s (SIG%s)' "$1" "$(kill -l "$1" 2>/dev/null)" ;;
-    *) printf 'exit code %s' "$1" ;;
+    137) words="$words (SIGKILL: out of memory, or kill -9)" ;;
+    129 | 1[3-5]? | 16[0-5]) words="$words (SIG$(kill -l "$1" 2>/dev/null))" ;;
     esac
 }
 

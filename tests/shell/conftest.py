@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import shutil
@@ -115,7 +116,8 @@ class Running:
         if not self.as_pid_1:
             self.process.send_signal(number)
         elif self.process.poll() is None:
-            os.kill(self.pid, number)
+            with contextlib.suppress(ProcessLookupError):  # it ends before what it was started through
+                os.kill(self.pid, number)
 
     def wait(self, timeout: float = 20) -> int:
         """Its exit code, 128 + n for a signal, as Docker counts."""
