@@ -26,11 +26,11 @@ def measure(bench: Bench) -> list[Group]:
     peers = [CURL, *([WAIT_FOR_IT] if shutil.which("wait-for-it") else [])]
     series = {name: Series(ours=name.startswith("startup")) for name in (HTTP, AUTO, LATE, *peers)}
     # Several boots at once: one alone would take ten minutes. Each is asleep for nearly all of the time.
-    batches = bench.n(5, 1)
+    batches = bench.n(13, 1)
     for number in range(batches):
         progress(f"batch {number + 1} of {batches}")
         _batch(bench, [HTTP] * 8 + [AUTO] * 8 + peers * 3, 1.5, 6.0, series)
-    for _ in range(bench.n(1, 1)):
+    for _ in range(bench.n(2, 1)):
         _batch(bench, [LATE] * 12, 10.5, 15.0, series)
     progress("")
     verdicts = [
