@@ -8,6 +8,7 @@ import json
 import os
 import platform
 import re
+import signal
 import sys
 import time
 
@@ -41,6 +42,7 @@ def main() -> int:
     arguments = parser.parse_args()
     if unknown := set(arguments.rows) - set(ROWS):
         parser.error(f"no such row: {', '.join(sorted(unknown))}")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("bench: stopped"))  # what was started is ended all the same
     bench = Bench(arguments.quick)
     measured: list[Group] = []
     failed: list[str] = []

@@ -41,8 +41,8 @@ def measure(bench: Bench) -> list[Group]:
         empty[tool.name], nothing[tool.name] = on_empty, on_done
     for tool in all_tools(bench):
         applied(bench, tool, 100)
-    on_empty_took = interleave(empty, bench.n(3, 1), budget=8, least=1, warm=False)
-    on_done_took = interleave(nothing, bench.n(3, 1), budget=8, least=1, warm=False)
+    on_empty_took = interleave(empty, bench.n(3, 1), budget=15, least=2, warm=False)
+    on_done_took = interleave(nothing, bench.n(3, 1), budget=15, least=2, warm=False)
     statements, locks = _statements(bench, nodes)
     errors = sum(failed[f"{OURS}, empty"]) + sum(failed[f"{OURS}, nothing to do"])
     verdicts = [

@@ -26,7 +26,7 @@ def measure(bench: Bench) -> list[Group]:
     peers = [CURL, *([WAIT_FOR_IT] if shutil.which("wait-for-it") else [])]
     series = {name: Series(ours=name.startswith("startup")) for name in (HTTP, AUTO, LATE, *peers)}
     # Several boots at once: one alone would take ten minutes. Each is asleep for nearly all of the time.
-    batches = bench.n(9, 1)
+    batches = bench.n(13, 1)
     for number in range(batches):
         progress(f"batch {number + 1} of {batches}")
         _batch(bench, [HTTP] * 8 + [AUTO] * 8 + peers * 3, 1.5, 6.0, series)
