@@ -58,6 +58,11 @@ host all all ::1/128 scram-sha-256
 _libc = ctypes.CDLL(None)
 _PR_SET_PDEATHSIG = 1
 
+# `nohup make test &` ignores them, and what is ignored stays so in every process that a test starts.
+for _number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT):
+    if signal.getsignal(_number) is signal.SIG_IGN:
+        signal.signal(_number, signal.SIG_DFL)
+
 
 def pick_port() -> int:
     """A TCP port on loopback where nothing listened a moment ago."""
