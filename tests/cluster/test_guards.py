@@ -485,4 +485,5 @@ def test_the_guarantee_holds_and_is_seen_broken_without_its_guard(
 
 def test_every_guard_has_a_guarantee() -> None:
     own = {name for name, one in inspect.getmembers(guards, inspect.isfunction) if one.__module__ == guards.__name__}
-    assert own - {"take_out"} == set(GUARDS.values())
+    elsewhere = {"the_redaction"}  # tests/failures/test_redaction.py
+    assert own - {"take_out"} - elsewhere == set(GUARDS.values())
