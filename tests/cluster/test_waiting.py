@@ -287,7 +287,7 @@ class TestARunnerThatVanishes:
         project.reached("command-start")
         runner.send(signal.SIGTERM)
         assert runner.wait() == 143
-        node = project.run("node", "migrate command@once", timeout=3)
+        node = project.run("node", "migrate command@once", timeout=20)
         assert node.code == 0
         assert "vanished" not in node.log()
         assert project.commands() == ["start runner", "start node", "end node"]
