@@ -426,7 +426,7 @@ class TestWatch:
         told: list[float] = []
         with session.watch(lambda: told.append(time.monotonic())):
             kill(session)
-            wait_until(lambda: told, timeout=5)
+            wait_until(lambda: told, timeout=20)
         with pytest.raises(LockLost):
             session.require_lock()
         assert len(told) == 1
@@ -437,7 +437,7 @@ class TestWatch:
         told: list[bool] = []
         with session.watch(lambda: told.append(True)):
             session.connection.execute("SELECT pg_advisory_unlock_all()")
-            wait_until(lambda: told, timeout=5)
+            wait_until(lambda: told, timeout=20)
 
     def test_nobody_is_told_while_all_is_well(self, session: PostgresSession, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(postgres, "WATCH", 0.01)
