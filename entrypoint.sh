@@ -270,7 +270,9 @@ until_executed() {
 on_child() {
     woken=1
     read -r stat 2>/dev/null <"/proc/$app/stat" || return 0
-    case ${stat##*) } in T*) kill -CONT "-$app" ;; esac
+    case ${stat##*) } in
+    T*) kill -CONT "-$app" && sleep 0.05 && kill -CONT "-$app" ;; # the key may reach a child of the app later than the app
+    esac
 }
 
 # ------------------------------------------------------------------------------------------- waiting, ending
