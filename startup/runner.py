@@ -174,9 +174,13 @@ class Runner:
 
     def _end(self, epoch: int, state: str, error: str = "") -> None:
         """For the nodes that wait, and for `status`. Not having it must not hide why the run ends."""
-        with contextlib.suppress(Exception):
-            self._cluster.session.reset()
-            self._cluster.ledger.end(epoch, state, log.redact(error))
+        for _ in range(3):  # the signal that ended the run may cancel a statement of these, too
+            try:
+                self._cluster.session.reset()
+                self._cluster.ledger.end(epoch, state, log.redact(error))
+                return
+            except Exception as reason:
+                log.debug(f"the run's end could not be written: {reason}")
 
     def _create_ledger(self) -> None:
         try:
