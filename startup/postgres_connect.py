@@ -239,15 +239,20 @@ def reach(attempt: Callable[[float | None], T], address: Address, timeout: float
     start, tries = time.monotonic(), 0
     deadline = start + timeout if timeout else None
     pause, told, told_at = 0.05, "", start
+    cause: Exception | None = None
     while True:
         tries += 1
+        left = max(deadline - time.monotonic(), 0.1) if deadline else None
         try:
-            return attempt(max(deadline - time.monotonic(), 0.1) if deadline else None)
+            return attempt(left)
         except (psycopg.OperationalError, psycopg.ProgrammingError, TimeoutError) as error:
-            cause, text = error, one_line(error)
+            # A last try that was given too little time says less than the one before it.
+            cut_short = isinstance(error, (TimeoutError, psycopg.errors.ConnectionTimeout)) and (left or TRY) < TRY
+            if cause is None or not cut_short:
+                cause, text = error, one_line(error)
+                failure = explain(str(error))
             if re.search(_SETTING, str(error)):
                 raise SettingError(f"DATABASE_URL is '{address.masked}': {text}") from None
-            failure = explain(str(error))
         now = time.monotonic()
         where = f"the database at {address.masked}"
         if failure.final:

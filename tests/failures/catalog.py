@@ -285,7 +285,7 @@ FAILURES = (
         "dns",
         DATABASE,
         "Exit code 69 after `STARTUP_DATABASE_TIMEOUT`.",
-        "startup: error: the database at postgresql://app:***@databse.invalid/shop could not be reached within 1 s "
+        "startup: error: the database at postgresql://app:***@databse.invalid/shop could not be reached within 5 s "
         "(STARTUP_DATABASE_TIMEOUT): the host name cannot be resolved; is the host of DATABASE_URL spelt right, and on "
         "this network? The last error: failed to resolve host 'databse.invalid': <resolver>; the app was stopped "
         "(exit code 69)",
@@ -293,7 +293,7 @@ FAILURES = (
         "The name is misspelt, or the service is on another network. It is tried until the limit: a service that starts "
         "has no name yet.",
         "Correct the host; in compose, both services need a network in common.",
-        env={"DATABASE_URL": "postgresql://app:{password}@databse.invalid/shop", "STARTUP_DATABASE_TIMEOUT": "1"},
+        env={"DATABASE_URL": "postgresql://app:{password}@databse.invalid/shop", "STARTUP_DATABASE_TIMEOUT": "5"},
     ),
     Failure(
         "wrong_password",

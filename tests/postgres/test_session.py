@@ -179,7 +179,21 @@ class TestReaching:
 
     def test_a_host_that_cannot_be_resolved_is_waited_for_and_named(self) -> None:
         with pytest.raises(Unreachable, match="the host name cannot be resolved"):
-            postgres.connect(parse("postgresql://app@no-such-host.invalid/x"), timeout=0.3, report=print)
+            postgres.connect(parse("postgresql://app@no-such-host.invalid/x"), timeout=5, report=print)
+
+    def test_a_last_try_that_time_cuts_short_does_not_hide_the_error_before_it(self) -> None:
+        with socket.socket() as bound:
+            bound.bind(("127.0.0.1", 0))
+            host = f"127.0.0.1:{bound.getsockname()[1]}"
+            lines: list[str] = []
+
+            def then_fall_silent(line: str) -> None:
+                lines.append(line)
+                bound.listen()
+
+            with pytest.raises(Unreachable, match=r"the connection is refused; .* The last error: .*Connection refused"):
+                postgres.connect(parse(f"postgresql://{host}/x"), timeout=1, report=then_fall_silent)
+        assert len(lines) == 1
 
     def test_a_socket_directory_without_a_server_is_waited_for(self, tmp_path: Path) -> None:
         with pytest.raises(Unreachable, match="the connection is refused"):
