@@ -191,7 +191,7 @@ class TestReaching:
                 lines.append(line)
                 bound.listen()
 
-            with pytest.raises(Unreachable, match=r"the connection is refused; .* The last error: .*Connection refused"):
+            with pytest.raises(Unreachable, match=r"the connection is refused; .* error: .*Connection refused"):
                 postgres.connect(parse(f"postgresql://{host}/x"), timeout=1, report=then_fall_silent)
         assert len(lines) == 1
 
