@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from bench.measure import Group, Verdict, interleave
-from bench.things import SUPERVISORS, Bench, Fifo, descendants, memory, running, wrap
+from bench.things import SUPERVISORS, Bench, Mark, descendants, memory, running, wrap
 
 OURS = "startup-tasks"
 LIMIT = 2_000_000
@@ -34,7 +34,7 @@ def _overhead(bench: Bench, wrapper: str) -> float:
     argv, env = wrap(wrapper, directory, app) if wrapper else [bench.product.entrypoint, *app], {}
     if not wrapper:
         (directory / "state").mkdir()
-        ready = Fifo(directory / "state" / "ready")
+        ready = Mark(directory / "state" / "ready")
         env = bench.entrypoint_env(directory / "state", STARTUP_TASKS="none", STARTUP_PING="none")
     with running(bench.start(argv or [], env, directory)) as process:
         if not wrapper:

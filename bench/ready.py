@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from bench.measure import Group, Series, Verdict, interleave
-from bench.things import APP, PEERS, Bench, Fifo, running, timed
+from bench.things import APP, PEERS, Bench, Fifo, Mark, running, timed
 from bench.tools import Ours, Tool, all_tools, applied
 from tests.conftest import pick_port
 
@@ -95,7 +95,7 @@ class Boot:
 def _until_ready(bench: Bench, directory: Path, url: str, boot: str) -> float:
     one = Boot(bench, boot)
     env = one.env(url)
-    ready = Fifo(one.directory / "state" / "ready")
+    ready = Mark(one.directory / "state" / "ready")
     with running(bench.start([bench.product.entrypoint, *one.app], env, directory)) as process:
         took = ready.wait(process) - one.times()[1]
     shutil.rmtree(one.directory)

@@ -9,6 +9,7 @@ import os
 import select
 import shutil
 import signal
+import struct
 import subprocess
 import sys
 import tempfile
@@ -26,7 +27,8 @@ PEERS = Path(sys.executable).parent
 APP = Path(__file__).with_name("app.py")
 PATH = f"{PEERS}:/usr/local/bin:/usr/bin:/bin"
 #: The children of a harness that was killed go with it.
-ctypes.CDLL(None).prctl(36, 1)  # PR_SET_CHILD_SUBREAPER: what an init leaves behind comes to us, and is ended
+LIBC = ctypes.CDLL(None)
+LIBC.prctl(36, 1)  # PR_SET_CHILD_SUBREAPER: what an init leaves behind comes to us, and is ended
 
 
 class Fifo:
@@ -49,6 +51,37 @@ class Fifo:
         os.close(self._fd)
         self.path.unlink()
         return now
+
+
+class Mark:
+    """A file that appears in a directory: the moment at which it does is known without polling (inotify(7))."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._fd = LIBC.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
+        in_create = 0x100
+        assert LIBC.inotify_add_watch(self._fd, os.fsencode(path.parent), in_create) >= 0, path
+
+    def wait(self, process: subprocess.Popen[bytes], timeout: float = 120) -> float:
+        """When it appeared, on the monotonic clock."""
+        poller = select.poll()
+        poller.register(self._fd, select.POLLIN)
+        deadline = time.monotonic() + timeout
+        while True:
+            found, now = poller.poll(1000), time.monotonic()
+            if found and os.fsencode(self.path.name) in _names(os.read(self._fd, 1 << 16)):
+                os.close(self._fd)
+                return now
+            assert process.poll() is None, f"it has ended: {process.args!r}"
+            assert now < deadline, f"{self.path} did not appear"
+
+
+def _names(events: bytes) -> Iterator[bytes]:
+    """The names in a buffer of struct inotify_event."""
+    while events:
+        (length,) = struct.unpack_from("=I", events, 12)
+        yield events[16 : 16 + length].rstrip(b"\0")
+        events = events[16 + length :]
 
 
 class Product:
