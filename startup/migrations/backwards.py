@@ -92,7 +92,7 @@ def _job(migration: Migration, steps: yoyos.Steps | None, catalog: Catalog, dial
     if not os.path.exists(path):
         raise TaskFailed(f"{migration.path}: there is no {path} to take it back with. Nothing is taken back")
     text = files.read(path)
-    transactional = files.script(migration, dialect, catalog.by_id).transactional
+    transactional = catalog.script(migration, dialect).transactional
     script = sqltext.parse(text, dialect, transactional=transactional)
     if script.faults:
         lines = [f"{path}:{sqltext.line_of(text, fault.offset)}: {fault.message}" for fault in script.faults]

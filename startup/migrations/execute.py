@@ -510,7 +510,7 @@ def _by_hand(migration: Migration, direction: str) -> str:
 
 def job_for(migration: Migration, catalog: Catalog, dialect: sqltext.Dialect, steps: yoyos.Steps | None) -> Job:
     """What applying *migration* is; *steps* where it is a Python one."""
-    script = files.script(migration, dialect, catalog.by_id) if migration.is_sql else None
+    script = catalog.script(migration, dialect) if migration.is_sql else None
     transactional = script.transactional if script else steps is None or steps.transactional
     return Job("", migration, migration.path, migration.text, "apply", transactional, script, steps)
 
@@ -520,7 +520,7 @@ def mends_itself(record: Record, catalog: Catalog, dialect: sqltext.Dialect) -> 
     migration = catalog.by_id.get(record.id)
     if record.state != tables.STARTED or migration is None or not migration.is_sql or dialect == "sqlite":
         return False
-    script = files.script(migration, dialect, catalog.by_id)
+    script = catalog.script(migration, dialect)
     return (
         not script.transactional
         and len(script.statements) == 1

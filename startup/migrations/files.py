@@ -13,9 +13,9 @@ import hashlib
 import heapq
 import os
 import re
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
@@ -70,6 +70,15 @@ class Catalog:
     migrations: Sequence[Migration] = ()
     post_apply: Sequence[Migration] = ()
     note: str | None = None
+    _scripts: dict[Migration, sqltext.Script] = field(default_factory=dict, compare=False)
+
+    def script(self, migration: Migration, dialect: sqltext.Dialect) -> sqltext.Script:
+        """The statements and directives of an SQL migration, guards aside. Read once: a file may be large."""
+        from startup.migrations import sqltext
+
+        if migration not in self._scripts:
+            self._scripts[migration] = sqltext.parse(migration.text, dialect, self.by_id)
+        return self._scripts[migration]
 
     @cached_property
     def by_id(self) -> dict[str, Migration]:
@@ -247,13 +256,6 @@ def _head(path: str) -> bytes:
         return b""
 
 
-def script(migration: Migration, dialect: sqltext.Dialect, known_ids: Collection[str] = ()) -> sqltext.Script:
-    """The statements and directives of an SQL migration, guards aside."""
-    from startup.migrations import sqltext
-
-    return sqltext.parse(migration.text, dialect, known_ids)
-
-
 def depends(migration: Migration) -> tuple[str, ...]:
     """The ids that *migration* says it needs, without running it: a Python file's ``__depends__`` is read as text.
 
@@ -354,7 +356,7 @@ def check(migrations: Iterable[Migration], catalog: Catalog, dialect: sqltext.Di
         faults += _named_by_mistake(migration, catalog)
         if not migration.is_sql:
             continue
-        for fault in script(migration, dialect, catalog.by_id).faults:
+        for fault in catalog.script(migration, dialect).faults:
             faults.append(f"{migration.path}:{sqltext.line_of(migration.text, fault.offset)}: {fault.message}")
     if faults:
         raise TaskFailed("\n".join([*faults, "nothing has been applied; correct the files and start again"]))

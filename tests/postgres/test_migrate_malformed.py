@@ -10,7 +10,6 @@ from hypothesis import HealthCheck, event, example, given, settings
 from hypothesis import strategies as st
 
 from startup.errors import TaskFailed
-from startup.migrations import files
 
 Query = Callable[[str, str], list[Any]]
 TOP = (
@@ -109,7 +108,7 @@ WHATEVER = settings(
 def applies_or_says_why(bench: Any, content: str, tables: Callable[[], set[str]]) -> None:
     (bench.directory / "m.sql").write_bytes(content.encode("utf-8", "replace"))
     failed = ""
-    transactional = files.script(bench.catalog.by_id["m"], bench.session.dialect).transactional
+    transactional = bench.catalog.script(bench.catalog.by_id["m"], bench.session.dialect).transactional
     try:
         bench.apply(table_lock_timeout=0.5)
     except TaskFailed as error:

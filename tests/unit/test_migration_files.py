@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -182,6 +183,57 @@ def test_statements_are_split_as_postgresql_reads_them(text: str, statements: li
         want in ("@", got) for want, got in zip([text] if statements is None else statements, found, strict=True)
     )
     assert not sqltext.parse(text, "postgresql").faults
+
+
+PIECES_OF_SQL = (
+    *(
+        "insert into t values (1)",
+        "CREATE FUNCTION f() RETURNS int BEGIN ATOMIC SELECT 1",
+        "END",
+        "select",
+        "x",
+        "case",
+    ),
+    *(
+        "'",
+        "''",
+        '"',
+        "E'",
+        "e'",
+        "\\",
+        "\\'",
+        "$$",
+        "$a$",
+        "$1",
+        ";",
+        ";\n",
+        "(",
+        ")",
+        "((",
+        "))",
+        "--",
+        "-",
+        "/",
+        "/*",
+        "*/",
+    ),
+    *(" ", "\n", "'a;b'", '"a;b"', "(';')", "'\n'", "é", ","),
+)
+
+
+@given(st.lists(st.sampled_from(PIECES_OF_SQL), max_size=25).map("".join))
+def test_a_plain_statement_is_split_as_if_it_were_looked_at_closely(text: str) -> None:
+    quickly = sqltext.split(text)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sqltext, "_PLAIN", re.compile("(?!)"))
+        assert sqltext.split(text) == quickly
+
+
+def test_a_plain_statement_needs_no_closer_look() -> None:
+    text = "INSERT INTO t (a, b) VALUES (-1, 'it''s; so'), (2, \"c;d\") ;\n" * 3
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sqltext, "_INTERESTING", re.compile("(?!)"))
+        assert len(sqltext.split(text)[0]) == 3
 
 
 @given(st.text(alphabet="a;'\"$-/*\\\n(eE)b ", max_size=60))
