@@ -161,10 +161,10 @@ choose_launcher() {
 # STARTUP_LAUNCHING is no variable: until_executed knows the launcher by it.
 launch() {
     if [ "$launcher" = env ]; then
-        if [ $((0x$ignored & 2)) -eq 0 ]; then set -- --default-signal=INT,QUIT "$@"; fi
+        if [ $((ignored & 2)) -eq 0 ]; then set -- --default-signal=INT,QUIT "$@"; fi
         exec env -u STARTUP_LAUNCHING -u STARTUP_DATABASE_URL -u PWD -u OLDPWD -u SHLVL -u _ "$@"
     fi
-    set -- STARTUP_LAUNCHING "$$" "$ignored" "$terminal" "$group" "$@"
+    set -- STARTUP_LAUNCHING "$$" "$terminal" "$group" "$@"
     # By its file, where that is found: without site and a search for the package it starts in half the time.
     case $python in */*) lib=${python%/*}/../lib ;; *) lib=/nonexistent ;; esac
     for dir in "$here" "$lib"/python3*/site-packages; do
@@ -202,10 +202,8 @@ find_app() {
 
 # All but KILL and STOP, CHLD, and those that a fault of the shell's own would raise (ILL TRAP BUS FPE SEGV).
 trap_signals() {
-    signals='1 2 3 6 10 12 13 14 15 16 18 20 21 22 23 24 25 26 27 28 29 30 31'
-    signal=34
-    while [ "$signal" -le 64 ]; do signals="$signals $signal" && signal=$((signal + 1)); done
-    for signal in $signals; do
+    for signal in 1 2 3 6 10 12 13 14 15 16 18 20 21 22 23 24 25 26 27 28 29 30 31 34 35 36 37 38 39 40 41 42 43 \
+        44 45 46 47 48 49 50 51 52 53 54 55 56 57 58 59 60 61 62 63 64; do
         # shellcheck disable=SC2064  # the number is meant now
         trap "on_signal $signal" "$signal"
     done
@@ -256,7 +254,8 @@ to_app() {
 
 # usage: until_executed PID; until it is no copy of this shell, and no launcher, any more
 until_executed() {
-    tries=0
+    own_command='' tries=0
+    read -r own_command 2>/dev/null <"/proc/$$/cmdline"
     while [ "$tries" -lt 50 ] && [ -e "/proc/$1/exe" ]; do
         command=
         read -r command 2>/dev/null <"/proc/$1/cmdline"
@@ -470,17 +469,10 @@ look_at_own_process() {
     true >&2 || { closed="$closed 2>&-" && exec 2>/dev/null; }
     case ${STARTUP_SIGNAL_GROUP:-false} in true | 1 | yes | on) group=true ;; esac
     [ -r "/proc/$$/stat" ] || return 0
-    while read -r key value _; do
-        case $key in
-        Uid:) uid=$value ;;
-        SigIgn:) ignored=$value && break ;; # dash reads byte by byte, and most of the file comes after it
-        esac
-    done <"/proc/$$/status"
-    read -r own_command 2>/dev/null <"/proc/$$/cmdline"
-    read -r stat <"/proc/$$/stat"
+    read -r stat <"/proc/$$/stat" # short, as dash reads byte by byte
     # shellcheck disable=SC2086  # the fields of proc(5), from the third on
     set -- ${stat##*) }
-    started=${20}
+    started=${20} ignored=${31}
     # $3 process group, $4 session, $5 terminal, $6 the terminal's foreground group
     if [ "$5" -eq 0 ] || [ "$3" != "$6" ]; then return 0; fi
     trap - 20 21 22 # job control is the terminal's own
@@ -498,6 +490,7 @@ make_state_dir() {
             refuse "STARTUP_STATE_DIR is '$STARTUP_STATE_DIR': it must be a directory that can be made and written"
         return
     fi
+    while read -r key uid _ && [ "$key" != Uid: ]; do :; done 2>/dev/null <"/proc/$$/status"
     for dir in /run/startup "${TMPDIR:-/tmp}/startup-$uid" "/tmp/startup-$uid" "/dev/shm/startup-$uid"; do
         for name in "$dir" "$dir-$$"; do
             if ! is_live "$name" && claim_state_dir "$name"; then return; fi
@@ -551,7 +544,7 @@ app_ended=3            # the module's exit code: the app ended while tasks were 
 app_ended_unanswered=4 # the same, and it had not answered an explicit ping
 state='' app='' helper='' timer='' module_code=0 code=0 lost='' phase=''
 stage=boot stop_signals='' stopping='' passed_on='' woken='' how=' by itself'
-group=false terminal='' closed='' ignored=0 uid=0 started=0 own_command=''
+group=false terminal='' closed='' ignored=0 uid=0 started=0
 here=.
 case $0 in */*) here=${0%/*} ;; esac
 

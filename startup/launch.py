@@ -1,9 +1,9 @@
 """Execute the app as if no shell had been in between. Used where GNU env cannot do it.
 
-    python -I -S launch.py STARTUP_LAUNCHING SHELL_PID IGNORED TERMINAL GROUP COMMAND [ARGUMENT ...]
+    python -I -S launch.py STARTUP_LAUNCHING SHELL_PID TERMINAL GROUP COMMAND [ARGUMENT ...]
 
-STARTUP_LAUNCHING tells the shell that the app is still to come. IGNORED is the mask of the signals that were ignored
-before us (SigIgn in proc(5)): these stay so, all others get their default. With TERMINAL `leader` the app becomes the
+STARTUP_LAUNCHING tells the shell that the app is still to come. The signals that were ignored before us, and so are by
+the shell, stay so; all others get their default. With TERMINAL `leader` the app becomes the
 terminal's foreground process group, so that Ctrl-C reaches it once; with GROUP `true` it gets a process group of its
 own. The environment is the one that the shell was started with, from /proc, since shells add variables of their own
 and drop names such as `spring.datasource.url`.
@@ -38,8 +38,10 @@ def take_the_terminal() -> None:
         pass  # it was taken away meanwhile: the app is told by a hang-up, as without us
 
 
-def restore_signals(ignored: int) -> None:
-    """Default for every signal that was not ignored before us; Python itself has ignored SIGPIPE and SIGXFSZ."""
+def restore_signals(shell: str) -> None:
+    """Default for every signal that the process *shell* does not ignore; Python itself ignores SIGPIPE and SIGXFSZ."""
+    with open(f"/proc/{shell}/status", "rb") as file:  # proc(5)
+        ignored = int(file.read().partition(b"SigIgn:")[2].split(None, 1)[0], 16)
     if ignored & 2:  # bash and busybox always ignore SIGQUIT: what is known of SIGINT is taken for both
         ignored |= 4
     else:
@@ -52,13 +54,13 @@ def restore_signals(ignored: int) -> None:
 
 def main() -> int:
     """Returns only when the app could not be executed: 127 where it was not found, 126 otherwise (POSIX XCU 2.8.2)."""
-    _, shell, ignored, terminal, group, *command = sys.argv[1:]
+    _, shell, terminal, group, *command = sys.argv[1:]
     environ = environment(shell)
     if terminal == "leader" or group == "true":
         os.setpgid(0, 0)
     if terminal == "leader":
         take_the_terminal()
-    restore_signals(int(ignored, 16))
+    restore_signals(shell)
     try:
         os.execvpe(os.fsencode(command[0]), [os.fsencode(word) for word in command], environ)
     except OSError as error:
