@@ -504,11 +504,14 @@ claim_state_dir() {
     # shellcheck disable=SC2174  # of the deepest alone, as meant
     [ -d "$1" ] || mkdir -p -m 755 "$1" 2>/dev/null || return 1
     case $1 in "${STARTUP_STATE_DIR:-/run/startup}") ;; *) { [ -O "$1" ] && [ ! -L "$1" ]; } || return 1 ;; esac
+    taken=$1
     for file in pid phase ready failed result reason log pre_stop post_stop stop_timeout; do
-        [ ! -e "$1/$file" ] || rm -f -- "$1/$file" 2>/dev/null
+        [ ! -e "$taken/$file" ] || set -- "$@" "$taken/$file"
     done
-    { printf '%s %s\n' "$$" "$started" >"$1/pid"; } 2>/dev/null || return 1
-    state=$1
+    shift
+    [ "$#" -eq 0 ] || rm -f -- "$@" 2>/dev/null # of the container's last run
+    { printf '%s %s\n' "$$" "$started" >"$taken/pid"; } 2>/dev/null || return 1
+    state=$taken
 }
 
 # usage: is_live DIRECTORY; is it the state of an entrypoint that runs now? Pids are used again: the start time tells.

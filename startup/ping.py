@@ -153,9 +153,9 @@ def wait(
             return Outcome(result, answer, time.monotonic() - started, tries)
 
         try:
+            if watched.ended():
+                return outcome(DIED)
             while True:
-                if watched.ended():
-                    return outcome(DIED)
                 if give_up is not None and give_up():
                     return outcome(GAVE_UP)
                 before = time.thread_time()
@@ -170,7 +170,7 @@ def wait(
                     break
                 lines.failed(answer, watched)
                 rest = max(pause, spent / _SHARE - (now - started))
-                watched.wait({}, min(rest, started + timeout - now) if timeout else rest)
+                watched.pause(min(rest, started + timeout - now) if timeout else rest)
                 longest = ping.fast_pause if now - started < _YOUNG or not interval else interval
                 pause = min(pause * _GROWTH, longest, interval or longest)
         except AppEnded:

@@ -253,7 +253,8 @@ class AutoListen(Ping):
         now = time.monotonic()
         if rows and (rows != self._seen or now - self._looked >= _RECHECK):
             self._seen, self._looked = rows, now
-            ports = sockets.ports(sockets.of_app(attempt.app.pid, rows))
+            pid = attempt.app.pid
+            ports = sockets.ports(sockets.of_process(pid, rows) or sockets.of_app(pid, rows))
             if ports:
                 word = "port" if len(ports) == 1 else "ports"
                 return Answer(True, f"listens on {word} {', '.join(map(str, ports))}")
@@ -314,6 +315,12 @@ def _resolve(host: str, port: int, attempt: Attempt) -> list[tuple[int, tuple[ob
 
     if host.lower() == "localhost":  # RFC 6761, 6.3: loopback without asking anybody; some images have no /etc/hosts
         return [(socket.AF_INET6, ("::1", port)), (socket.AF_INET, ("127.0.0.1", port))]
+    for family in (socket.AF_INET, socket.AF_INET6):
+        try:
+            socket.inet_pton(family, host)
+            return [(family, (host, port))]
+        except OSError:
+            pass
     name = host.encode("ascii")  # as str it would cost the import of the idna codec
     try:
         return _addresses(name, port, socket.AI_NUMERICHOST)

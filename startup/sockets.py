@@ -139,6 +139,14 @@ def family(app: int) -> list[int]:
     return sorted(found - zombies)
 
 
+def of_process(pid: int | None, rows: Rows) -> Rows:
+    """Those *rows* that the process itself has open, as far as it can be seen: cheaper than :func:`of_app`."""
+    try:
+        return {inode: rows[inode] for inode in _sockets(pid) if inode in rows} if pid is not None else {}
+    except OSError:
+        return {}
+
+
 def of_app(app: int | None, rows: Rows) -> Rows:
     """Those *rows* that belong to the app or to a process under it.
 
