@@ -118,7 +118,15 @@ def on_the_terminal(terminal: Terminal) -> str:
     leader = terminal.process.pid
     leaders = [leader, *map(int, Path(f"/proc/{leader}/task/{leader}/children").read_text().split())]
     members = [pid for one in leaders for pid in session_members(one)]
-    return "\n".join(Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ") for pid in members)
+    return "\n".join(filter(None, map(command_line, members)))
+
+
+def command_line(pid: int) -> str:
+    """With a space after each word; empty when the process is gone."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ")
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
 
 
 def test_the_window_size_and_its_changes_reach_the_app(entrypoint: Entrypoint, at_terminal: Open) -> None:
