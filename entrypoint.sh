@@ -164,7 +164,7 @@ launch() {
         if [ $((ignored & 2)) -eq 0 ]; then set -- --default-signal=INT,QUIT "$@"; fi
         exec env -u STARTUP_LAUNCHING -u STARTUP_DATABASE_URL -u PWD -u OLDPWD -u SHLVL -u _ "$@"
     fi
-    set -- STARTUP_LAUNCHING "$$" "$terminal" "$group" "$@"
+    set -- STARTUP_LAUNCHING "$$" "$ignored" "$terminal" "$group" "$@"
     # By its file, where that is found: without site and a search for the package it starts in half the time.
     case $python in */*) lib=${python%/*}/../lib ;; *) lib=/nonexistent ;; esac
     for dir in "$here" "$lib"/python3*/site-packages; do
@@ -491,6 +491,7 @@ make_state_dir() {
         return
     fi
     while read -r key uid _ && [ "$key" != Uid: ]; do :; done 2>/dev/null <"/proc/$$/status"
+    : "${uid:=0}"
     for dir in /run/startup "${TMPDIR:-/tmp}/startup-$uid" "/tmp/startup-$uid" "/dev/shm/startup-$uid"; do
         for name in "$dir" "$dir-$$"; do
             if ! is_live "$name" && claim_state_dir "$name"; then return; fi

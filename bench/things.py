@@ -26,7 +26,6 @@ ROOT = Path(__file__).resolve().parents[1]
 PEERS = Path(sys.executable).parent
 APP = Path(__file__).with_name("app.py")
 PATH = f"{PEERS}:/usr/local/bin:/usr/bin:/bin"
-#: The children of a harness that was killed go with it.
 LIBC = ctypes.CDLL(None)
 LIBC.prctl(36, 1)  # PR_SET_CHILD_SUBREAPER: what an init leaves behind comes to us, and is ended
 
@@ -60,7 +59,8 @@ class Mark:
         self.path = path
         self._fd = LIBC.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
         in_create = 0x100
-        assert LIBC.inotify_add_watch(self._fd, os.fsencode(path.parent), in_create) >= 0, path
+        watch = LIBC.inotify_add_watch(self._fd, os.fsencode(path.parent), in_create)
+        assert watch >= 0, path
 
     def wait(self, process: subprocess.Popen[bytes], timeout: float = 120) -> float:
         """When it appeared, on the monotonic clock."""

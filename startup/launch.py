@@ -1,9 +1,10 @@
 """Execute the app as if no shell had been in between. Used where GNU env cannot do it.
 
-    python -I -S launch.py STARTUP_LAUNCHING SHELL_PID TERMINAL GROUP COMMAND [ARGUMENT ...]
+    python -I -S launch.py STARTUP_LAUNCHING SHELL_PID IGNORED TERMINAL GROUP COMMAND [ARGUMENT ...]
 
-STARTUP_LAUNCHING tells the shell that the app is still to come. The signals that were ignored before us, and so are by
-the shell, stay so; all others get their default. With TERMINAL `leader` the app becomes the
+STARTUP_LAUNCHING tells the shell that the app is still to come. IGNORED is the mask of the signals up to 31 that were
+ignored before us (field 33 of proc_pid_stat(5)); the shell still ignores them and the real-time ones. All of these stay
+so, all others get their default. With TERMINAL `leader` the app becomes the
 terminal's foreground process group, so that Ctrl-C reaches it once; with GROUP `true` it gets a process group of its
 own. The environment is the one that the shell was started with, from /proc, since shells add variables of their own
 and drop names such as `spring.datasource.url`.
@@ -38,10 +39,14 @@ def take_the_terminal() -> None:
         pass  # it was taken away meanwhile: the app is told by a hang-up, as without us
 
 
-def restore_signals(shell: str) -> None:
-    """Default for every signal that the process *shell* does not ignore; Python itself ignores SIGPIPE and SIGXFSZ."""
-    with open(f"/proc/{shell}/status", "rb") as file:  # proc(5)
-        ignored = int(file.read().partition(b"SigIgn:")[2].split(None, 1)[0], 16)
+def ignored_in(status: bytes) -> int:
+    """The mask of the signals that are ignored, from proc_pid_status(5); 0 where the kernel does not tell (gVisor)."""
+    words = status.partition(b"\nSigIgn:")[2].split(None, 1)
+    return int(words[0], 16) if words else 0
+
+
+def restore_signals(ignored: int) -> None:
+    """Default for every signal that is not in the mask *ignored*; Python itself has ignored SIGPIPE and SIGXFSZ."""
     if ignored & 2:  # bash and busybox always ignore SIGQUIT: what is known of SIGINT is taken for both
         ignored |= 4
     else:
@@ -54,13 +59,14 @@ def restore_signals(shell: str) -> None:
 
 def main() -> int:
     """Returns only when the app could not be executed: 127 where it was not found, 126 otherwise (POSIX XCU 2.8.2)."""
-    _, shell, terminal, group, *command = sys.argv[1:]
+    _, shell, ignored, terminal, group, *command = sys.argv[1:]
     environ = environment(shell)
     if terminal == "leader" or group == "true":
         os.setpgid(0, 0)
     if terminal == "leader":
         take_the_terminal()
-    restore_signals(shell)
+    with open(f"/proc/{shell}/status", "rb") as file:
+        restore_signals(int(ignored) | ignored_in(file.read()))
     try:
         os.execvpe(os.fsencode(command[0]), [os.fsencode(word) for word in command], environ)
     except OSError as error:

@@ -25,8 +25,8 @@ ANSWERED, DIED, TIMED_OUT, GAVE_UP = "answered", "died", "timed out", "gave up"
 #: Seconds of a boot during which pings come fast; afterwards the pause grows to STARTUP_PING_INTERVAL.
 _YOUNG = 10.0
 _GROWTH = 1.5
-#: All tries together take at most this share of one core's time; a costly one may use what cheap ones have left.
-_SHARE = 0.04
+#: The share of a core that this thread's tries may take, and the seconds of it that they may take in advance.
+_SHARE, _ADVANCE = 0.04, 0.01
 #: Seconds: what answers within the first is not worth a line; after that a line may follow each second, and one does
 #: every ten.
 _QUIET = 1.0
@@ -144,7 +144,8 @@ def wait(
     most), one every 10 s; and what to set when ``auto`` has had nothing for 10 s. Signals' handlers may raise.
     """
     started = time.monotonic()
-    answer, tries, spent = Answer(False, "it was not asked yet"), 0, 0.0
+    answer, tries = Answer(False, "it was not asked yet"), 0
+    used, used_at = 0.0, started
     pause = min(ping.first_pause, interval or ping.first_pause)
     lines = _Lines(ping, started, report)
     with App(app) as watched:
@@ -164,12 +165,13 @@ def wait(
                 answer = ping.attempt(watched, max(0.1, min(LIMIT, left)))
                 if answer.ok:
                     return outcome(ANSWERED)
-                spent += time.thread_time() - before if tries > 1 else 0  # the first has imports to pay for
                 now = time.monotonic()
+                used = max(0.0, used - _SHARE * (now - used_at)) + time.thread_time() - before
+                used_at = now
                 if timeout and now - started >= timeout:
                     break
                 lines.failed(answer, watched)
-                rest = max(pause, spent / _SHARE - (now - started))
+                rest = max(pause, (used - _ADVANCE) / _SHARE)
                 watched.pause(min(rest, started + timeout - now) if timeout else rest)
                 longest = ping.fast_pause if now - started < _YOUNG or not interval else interval
                 pause = min(pause * _GROWTH, longest, interval or longest)

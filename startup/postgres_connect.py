@@ -246,9 +246,9 @@ def reach(attempt: Callable[[float | None], T], address: Address, timeout: float
         try:
             return attempt(left)
         except (psycopg.OperationalError, psycopg.ProgrammingError, TimeoutError) as error:
-            # A last try that was given too little time says less than the one before it.
-            cut_short = isinstance(error, (TimeoutError, psycopg.errors.ConnectionTimeout)) and (left or TRY) < TRY
-            if cause is None or not cut_short:
+            # A last try that was given little time says less than the one before it.
+            cut_short = left is not None and left < min(TRY, timeout / 4)
+            if cause is None or not (cut_short and isinstance(error, (TimeoutError, psycopg.errors.ConnectionTimeout))):
                 cause, text = error, one_line(error)
                 failure = explain(str(error))
             if re.search(_SETTING, str(error)):

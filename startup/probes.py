@@ -238,7 +238,8 @@ class AutoListen(Ping):
     """``auto`` without ``$PORT``: the app, or any process under it, listens on a TCP port.
 
     Nothing is connected to. The list of sockets is read each time; whose they are is looked up when it has changed,
-    and every few seconds, because a socket can be handed on.
+    and every few seconds, because a socket can be handed on. Where the app itself listens, its children's ports are
+    not looked for.
     """
 
     explicit = False
@@ -321,6 +322,7 @@ def _resolve(host: str, port: int, attempt: Attempt) -> list[tuple[int, tuple[ob
             return [(family, (host, port))]
         except OSError:
             pass
+    # Short forms (127.1) and scopes (fe80::1%eth0) are addresses, too.
     name = host.encode("ascii")  # as str it would cost the import of the idna codec
     try:
         return _addresses(name, port, socket.AI_NUMERICHOST)

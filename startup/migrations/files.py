@@ -70,15 +70,22 @@ class Catalog:
     migrations: Sequence[Migration] = ()
     post_apply: Sequence[Migration] = ()
     note: str | None = None
-    _scripts: dict[Migration, sqltext.Script] = field(default_factory=dict, compare=False)
+    _parsed: dict[tuple[Migration, str], sqltext.Script] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     def script(self, migration: Migration, dialect: sqltext.Dialect) -> sqltext.Script:
-        """The statements and directives of an SQL migration, guards aside. Read once: a file may be large."""
+        """The statements and directives of an SQL migration, guards aside.
+
+        The last one is kept, so that a single large file is parsed once; all of them would take too much memory.
+        """
         from startup.migrations import sqltext
 
-        if migration not in self._scripts:
-            self._scripts[migration] = sqltext.parse(migration.text, dialect, self.by_id)
-        return self._scripts[migration]
+        if (migration, dialect) not in self._parsed:
+            script = sqltext.parse(migration.text, dialect, self.by_id)
+            self._parsed.clear()
+            self._parsed[migration, dialect] = script
+        return self._parsed[migration, dialect]
 
     @cached_property
     def by_id(self) -> dict[str, Migration]:

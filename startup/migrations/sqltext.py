@@ -55,8 +55,9 @@ _INTERESTING = re.compile(
     re.IGNORECASE,
 )
 # A statement with nothing in it that needs a closer look, as large files have them by the thousand: no body that could
-# hold a semicolon (CREATE), comment, dollar, backslash or string of several lines; parentheses one level deep. Matched
-# within _SHORT characters: `re` remembers each that it could give back, which takes a hundred times the text's memory.
+# hold a semicolon (CREATE); no comment, dollar or backslash outside strings, none in '...'; strings of one line,
+# parentheses one level deep. Matched within _SHORT characters only: `re` remembers each character that it could give
+# back, which takes a hundred times the text's memory.
 _SHORT = 2000
 _NO_MARK = r"(?:[^'\"$;()\\/-]|-(?!-)|/(?!\*))*"
 _STRING = r"(?:'[^'\\\n]*'|\"[^\"\n]*\")"

@@ -185,46 +185,22 @@ def test_statements_are_split_as_postgresql_reads_them(text: str, statements: li
     assert not sqltext.parse(text, "postgresql").faults
 
 
-PIECES_OF_SQL = (
-    *(
-        "insert into t values (1)",
-        "CREATE FUNCTION f() RETURNS int BEGIN ATOMIC SELECT 1",
-        "END",
-        "select",
-        "x",
-        "case",
-    ),
-    *(
-        "'",
-        "''",
-        '"',
-        "E'",
-        "e'",
-        "\\",
-        "\\'",
-        "$$",
-        "$a$",
-        "$1",
-        ";",
-        ";\n",
-        "(",
-        ")",
-        "((",
-        "))",
-        "--",
-        "-",
-        "/",
-        "/*",
-        "*/",
-    ),
-    *(" ", "\n", "'a;b'", '"a;b"', "(';')", "'\n'", "é", ","),
+WORDS_OF_SQL = (
+    "insert into t values (1)",
+    "CREATE FUNCTION f() RETURNS int BEGIN ATOMIC SELECT 1",
+    "END",
+    "select",
+    "case",
 )
+MARKS_OF_SQL = r""" x;'';"";E';e';\;\';$$;$a$;$1;(;);((;));--;-;/;/*;*/; ;,;é;';';"a""".split(";")
+PIECES_OF_SQL = (*WORDS_OF_SQL, *MARKS_OF_SQL, ";", ";\n", "\n", "'a;b'", '"a;b"', "(';')", "'\n'")
 
 
-@given(st.lists(st.sampled_from(PIECES_OF_SQL), max_size=25).map("".join))
-def test_a_plain_statement_is_split_as_if_it_were_looked_at_closely(text: str) -> None:
-    quickly = sqltext.split(text)
+@given(st.lists(st.sampled_from(PIECES_OF_SQL), max_size=25).map("".join), st.sampled_from([8, 20, 2000]))
+def test_a_plain_statement_is_split_as_if_it_were_looked_at_closely(text: str, short: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sqltext, "_SHORT", short)
+        quickly = sqltext.split(text)
         patch.setattr(sqltext, "_PLAIN", re.compile("(?!)"))
         assert sqltext.split(text) == quickly
 

@@ -131,6 +131,11 @@ def test_http_over_ipv6_in_brackets() -> None:
         assert ask(f"http://localhost:{port}/").ok
 
 
+def test_a_short_form_of_an_address_is_no_name() -> None:
+    with server(status("200 OK")) as port:
+        assert ask(f"http://127.1:{port}/").ok
+
+
 def test_http_localhost_is_found_where_only_ipv4_listens() -> None:
     with server(status("200 OK")) as port:
         assert ask(f"http://localhost:{port}/").ok

@@ -245,6 +245,45 @@ def test_a_costly_ping_is_asked_less_often(app: subprocess.Popen[bytes], log: Lo
     assert time.process_time() - before < 0.06 * outcome.seconds
 
 
+@pytest.fixture
+def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """How long each pause is to be; none of them is made."""
+    found: list[float] = []
+    monkeypatch.setattr(App, "pause", lambda self, seconds: found.append(seconds))
+    return found
+
+
+def burning(tries: Callable[[int], bool], last: int) -> Scripted:
+    """A ping whose tries number so and so take 8 ms of processor time each; number *last* is answered."""
+
+    def answer(waited: float) -> ping.Answer:
+        number = len(one.asked)
+        until = time.thread_time() + (0.008 if tries(number) else 0)
+        while time.thread_time() < until:
+            pass
+        return ping.Answer(number == last, "no")
+
+    one = Scripted(answer)
+    return one
+
+
+def test_one_costly_try_delays_none_that_follow(pauses: list[float], log: Log) -> None:
+    wait(burning(lambda number: number == 1, last=2), None, log)
+    assert pauses == [Ping.first_pause]
+
+
+def test_cheap_tries_are_no_leave_to_be_costly_for_long(
+    pauses: list[float], log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def pause(self: App, seconds: float) -> None:
+        pauses.append(seconds)
+        time.sleep(0.005)
+
+    monkeypatch.setattr(App, "pause", pause)
+    wait(burning(lambda number: number > 60, last=64), None, log)
+    assert pauses[-1] > 0.1
+
+
 @pytest.mark.parametrize("value", ["tcp://127.0.0.1:{}", "http://localhost:{}/", "auto", "file:///nowhere/{}"])
 def test_waiting_costs_next_to_nothing(value: str, app: subprocess.Popen[bytes], log: Log, free_port: int) -> None:
     wait(value.format(free_port), app.pid, log, timeout=0.1)  # imports
