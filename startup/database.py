@@ -59,6 +59,9 @@ class Session(Protocol):
     def execute(self, sql: str, parameters: Sequence[object] = ()) -> list[Row]:
         """Run one statement; its rows, or none."""
 
+    def execute_all(self, statements: Sequence[tuple[str, Sequence[object]]]) -> None:
+        """Run several statements that give no rows, in one round trip where the database can."""
+
     def transaction(self, before_commit: Callable[[], None] | None = None) -> AbstractContextManager[None]:
         """BEGIN ... COMMIT (SQLite: BEGIN IMMEDIATE), ROLLBACK when the block raises. Not nested.
 

@@ -262,6 +262,13 @@ class PostgresSession:
         with self._alive():
             return self._rows(sql, parameters)
 
+    def execute_all(self, statements: Sequence[tuple[str, Sequence[object]]]) -> None:
+        """Run several statements that give no rows in one message; errors as of :meth:`execute`."""
+        from psycopg import ClientCursor
+
+        with self._alive(), ClientCursor(self.connection) as cursor:
+            cursor.execute("; ".join(cursor.mogrify(sql, parameters) for sql, parameters in statements))
+
     @contextmanager
     def _alive(self) -> Iterator[None]:
         """Turn the end of the session, however it shows, into what it means for the lock."""
@@ -358,21 +365,22 @@ class PostgresSession:
             connection.isolation_level = self._isolation
             connection.read_only = connection.deferrable = connection.prepare_threshold = None
             connection.row_factory, connection.cursor_factory = tuple_row, Cursor
-            self._rows(_DISCARD + _RESTORE + self._settings)
-            self._unlock_others()
+            self._unlock_others(f"{_DISCARD}{_RESTORE}{self._settings}; ")
 
-    def _unlock_others(self) -> None:
-        """A bigint key's halves are put together again; a pair of ints has objsubid 2."""
+    def _unlock_others(self, first: str) -> None:
+        """Run *first*, and look. A bigint key's halves are put together again; a pair of ints has objsubid 2."""
         left = (
             "SELECT (classid::bigint << 32) | objid::bigint, classid::bigint::bit(32)::int,"
             " objid::bigint::bit(32)::int, objsubid = 1, CASE mode WHEN 'ShareLock' THEN '_shared' ELSE '' END"
             " FROM pg_catalog.pg_locks"
             f" WHERE locktype = 'advisory' AND pid = pg_catalog.pg_backend_pid() AND NOT ({self._is_lock})"
         )
-        while rows := self._rows(left):
+        rows = self._rows(first + left)
+        while rows:
             for key, first, second, single, shared in rows:
                 call = f"{key}::bigint" if single else f"({first})::int, ({second})::int"
                 self._rows(f"SELECT pg_catalog.pg_advisory_unlock{shared}({call})")
+            rows = self._rows(left)
 
     def cancel(self) -> None:
         """End the statement that runs now, from another thread or a signal handler. Never raises."""

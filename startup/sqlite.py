@@ -189,6 +189,11 @@ class SqliteSession:
 
     # Work
 
+    def execute_all(self, statements: Sequence[tuple[str, Sequence[object]]]) -> None:
+        """Run several statements that give no rows, one after another."""
+        for sql, parameters in statements:
+            self.execute(sql, parameters)
+
     def execute(self, sql: str, parameters: Sequence[object] = ()) -> list[Row]:
         """Run one statement; its rows, or none. Busy while others keep us out for longer than LOOK, or BUSY."""
 

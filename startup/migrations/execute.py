@@ -121,12 +121,8 @@ class Work:
                 self._pause(job, error, attempt, watch.blockers, "rolled back, and tried again")
 
     def _once(self, job: Job, record: Callable[[], None]) -> None:
-        def finish() -> None:
-            self._as_ourselves()
-            record()
-
-        # transaction() looks up the lock before it calls finish
-        with self.session.transaction(finish):
+        # transaction() looks up the lock and is itself again, whatever role the migration took, before it calls record
+        with self.session.transaction(record):
             self._begun = self._begin(job)
             try:
                 self._body(job, lambda number: None)
@@ -173,11 +169,6 @@ class Work:
         if marked and job.direction == "apply":
             raise _AppliedMeanwhile
         return side.stock_yoyo_row(self.session)
-
-    def _as_ourselves(self) -> None:
-        """Marks are written with our own rights, whatever role the migration has left behind."""
-        if self.session.dialect == "postgresql":
-            self.session.execute("RESET SESSION AUTHORIZATION; RESET ROLE")
 
     def _has_committed(self) -> bool:
         """Has the transaction that was begun for a migration that failed been committed, before it failed?"""

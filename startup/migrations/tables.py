@@ -193,20 +193,18 @@ class Marks:
 
     def log(self, migration: Migration, operation: str) -> None:
         """yoyo's own log: *operation* is ``apply`` or ``rollback``."""
-        row = log_row(self.node, operation, migration)
-        self.session.execute(
-            f"INSERT INTO {self.prefix}_yoyo_log ({', '.join(row)}) VALUES ({', '.join(['%s'] * len(row))})",
-            list(row.values()),
-        )
+        self.session.execute(*self._log(migration, operation))
 
     def applied(self, migration: Migration, statements: int, seconds: float) -> None:
         """yoyo's mark and our row."""
-        self.session.execute(
-            f"INSERT INTO {self.prefix}{YOYOS} (migration_hash, migration_id, applied_at_utc) VALUES (%s, %s, %s)",
-            (_hash(migration), migration.id, _now()),
+        mark = f"INSERT INTO {self.prefix}{YOYOS} (migration_hash, migration_id, applied_at_utc) VALUES (%s, %s, %s)"
+        self.session.execute_all(
+            [
+                (mark, (_hash(migration), migration.id, _now())),
+                self._log(migration, "apply"),
+                self._row(migration, DONE, statements, seconds),
+            ]
         )
-        self.log(migration, "apply")
-        self.put(migration, DONE, statements, seconds)
 
     def taken_back(self, migration: Migration) -> None:
         """Neither mark nor row."""
@@ -216,7 +214,17 @@ class Marks:
 
     def put(self, migration: Migration, state: str, statements: int = 0, seconds: float | None = None) -> None:
         """Our row, new or changed."""
-        self.session.execute(
+        self.session.execute(*self._row(migration, state, statements, seconds))
+
+    def _log(self, migration: Migration, operation: str) -> tuple[str, Sequence[object]]:
+        row = log_row(self.node, operation, migration)
+        places = ", ".join(["%s"] * len(row))
+        return f"INSERT INTO {self.prefix}_yoyo_log ({', '.join(row)}) VALUES ({places})", list(row.values())
+
+    def _row(
+        self, migration: Migration, state: str, statements: int, seconds: float | None
+    ) -> tuple[str, Sequence[object]]:
+        return (
             f"INSERT INTO {self.prefix}{OURS} (id, checksum, state, statements_done, applied_by, duration, applied_at) "
             "VALUES (%s, %s, %s, %s, %s, %s, %s) ON CONFLICT (id) DO UPDATE SET checksum = excluded.checksum, "
             "state = excluded.state, statements_done = excluded.statements_done, applied_by = excluded.applied_by, "
