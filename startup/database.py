@@ -62,9 +62,12 @@ class Session(Protocol):
     def execute_all(self, statements: Sequence[tuple[str, Sequence[object]]]) -> None:
         """Run several statements that give no rows, in one round trip where the database can."""
 
-    def transaction(self, before_commit: Callable[[], None] | None = None) -> AbstractContextManager[None]:
-        """BEGIN ... COMMIT (SQLite: BEGIN IMMEDIATE), ROLLBACK when the block raises. Not nested.
+    def transaction(
+        self, before_commit: Callable[[], None] | None = None, table_lock_timeout: float | None = None
+    ) -> AbstractContextManager[object]:
+        """BEGIN ... COMMIT (SQLite: BEGIN IMMEDIATE), ROLLBACK when the block raises. Not nested. Gives its id.
 
+        *table_lock_timeout* holds in the block, in seconds, 0 for no limit; without it the session's own does.
         *before_commit* runs inside it, last, when the block neither ended the transaction nor lost the lock.
         """
 

@@ -56,6 +56,10 @@ class LockLost(StartupError):
     code = LOCK_LOST
 
 
+class EndedInside(TaskFailed):
+    """What ran in a transaction committed it or rolled it back by itself."""
+
+
 class PingTimeout(StartupError):
     """The app never answered its explicit ping."""
 

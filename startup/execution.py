@@ -45,6 +45,7 @@ class Execution:
             with self._interrupts.limit(task.timeout, self._settings.stop_timeout, f"task {task.name}"):
                 yield
         except TimedOut:
+            self._interrupts.settle()
             phases = "STARTUP_HOOK_TIMEOUT, for the phase, " if self._phase in STOP_PHASES else ""
             raise TaskFailed(
                 f"task {task.name} was not done within {task.timeout:.3g} s, its time limit ({phases}STARTUP_TIMEOUT, "

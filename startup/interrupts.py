@@ -22,6 +22,9 @@ _AGAIN = signal.SIGUSR1
 #: Seconds after which what was swallowed is raised again: the callback that swallowed it is over by then, or soon.
 _MOMENT = 0.01
 _MARGIN = 1.0
+#: Seconds to wait for a cancel that is under way, and what asks the watching thread for a word when it is over.
+_UNDER_WAY = 10.0
+_MARK = 0
 _STOP = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP)
 
 
@@ -38,6 +41,8 @@ class Interrupts:
         self._held = False
         self._late: Interrupted | None = None
         self._swallowed: Interrupted | None = None
+        self._writer = -1
+        self._settled = threading.Event()
 
     def install(self) -> None:
         """From here on TERM and INT raise Interrupted. What was ignored (POSIX: a background child's INT) stays so."""
@@ -51,7 +56,15 @@ class Interrupts:
         reader, writer = os.pipe()
         os.set_blocking(writer, False)
         signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+        self._writer = writer
         threading.Thread(target=self._watch, args=(reader,), daemon=True, name="signals").start()
+
+    def settle(self) -> None:
+        """Returns when no cancel is under way any more: a late one would strike the next statement."""
+        if self._writer >= 0:
+            self._settled.clear()
+            os.write(self._writer, bytes([_MARK]))
+            self._settled.wait(_UNDER_WAY)
 
     def hold(self) -> None:
         """From here on what ends the work waits for :meth:`release`: nothing may be started and then not be known."""
@@ -138,6 +151,8 @@ class Interrupts:
     def _watch(self, reader: int) -> None:
         while True:
             for number in os.read(reader, 64):
+                if number == _MARK:
+                    self._settled.set()
                 if number in _STOP:
                     self.signals += 1
                     if self.signals > 1:

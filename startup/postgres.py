@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from startup import log
 from startup.address import Address
 from startup.database import Holder, Row
-from startup.errors import LockLost, SettingError, StartupError, TaskFailed, Unreachable
+from startup.errors import EndedInside, LockLost, SettingError, StartupError, TaskFailed, Unreachable
 from startup.postgres_connect import (
     APPLICATION,
     NAME_BYTES,
@@ -291,9 +291,12 @@ class PostgresSession:
         return Unreachable(f"the session with the database at {self.address.masked} is gone: {why}")
 
     @contextmanager
-    def transaction(self, before_commit: Callable[[], None] | None = None) -> Iterator[None]:
-        """BEGIN ... COMMIT, ROLLBACK when the block raises. Not nested.
+    def transaction(
+        self, before_commit: Callable[[], None] | None = None, table_lock_timeout: float | None = None
+    ) -> Iterator[int]:
+        """BEGIN ... COMMIT, ROLLBACK when the block raises. Not nested. Gives the transaction's id.
 
+        *table_lock_timeout* is lock_timeout in the block, in seconds; None leaves the session's own.
         *before_commit* runs in the same transaction after the block was found not to have committed by itself
         (TaskFailed) nor to have let the lock go (LockLost): for what must commit together with it. In the block
         psycopg refuses ``commit()``, ``rollback()`` and ``with connection:``.
@@ -305,11 +308,15 @@ class PostgresSession:
             raise RuntimeError("a transaction is open already")
         with self._alive(), self.connection.transaction():
             try:
-                ((ours,),) = self._rows("SELECT pg_catalog.txid_current()")
+                ((ours, _),) = self._rows(
+                    "SELECT pg_catalog.txid_current(), pg_catalog.set_config('lock_timeout', coalesce(%s,"
+                    " pg_catalog.current_setting('lock_timeout')), true)",
+                    [None if table_lock_timeout is None else str(round(table_lock_timeout * 1000))],
+                )
             except psycopg.errors.ReadOnlySqlTransaction as error:
                 raise Unreachable(f"the database at {self.address.masked} cannot be written to: {error}") from error
             try:
-                yield
+                yield ours
             except psycopg.Rollback as error:
                 raise TaskFailed(_COMMITTED) from error
             except BaseException:
@@ -328,10 +335,10 @@ class PostgresSession:
         if status == TransactionStatus.INERROR:
             raise TaskFailed("a statement failed and nobody minded: the transaction can only be rolled back")
         if status == TransactionStatus.IDLE:
-            raise TaskFailed(_COMMITTED)
+            raise EndedInside(_COMMITTED)
         ((now, locked),) = self._rows(f"SELECT pg_catalog.txid_current_if_assigned(), {self._lock_is_ours}")
         if now != ours:
-            raise TaskFailed(_COMMITTED)
+            raise EndedInside(_COMMITTED)
         if self._held and not locked:
             raise self._let_go()
 

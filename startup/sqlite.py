@@ -211,7 +211,9 @@ class SqliteSession:
         return self._patiently(run, LOOK if self.lock_fd is None else BUSY, "used")
 
     @contextmanager
-    def transaction(self, before_commit: Callable[[], None] | None = None) -> Iterator[None]:
+    def transaction(
+        self, before_commit: Callable[[], None] | None = None, table_lock_timeout: float | None = None
+    ) -> Iterator[None]:
         """BEGIN IMMEDIATE ... COMMIT, ROLLBACK when the block raises. Not nested.
 
         *before_commit* runs in the same transaction after the block was found not to have committed by itself

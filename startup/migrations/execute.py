@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from startup import log
 from startup.database import Row, Session
-from startup.errors import StartupError, TaskFailed
+from startup.errors import EndedInside, StartupError, TaskFailed
 from startup.migrations import failure, files, side, sqltext, tables, yoyos
 from startup.migrations.files import Catalog, Migration
 from startup.migrations.tables import Marks, Record, State
@@ -107,6 +107,8 @@ class Work:
                 patience.for_stock_yoyo(error.row)
             except _CommittedByItself as error:
                 raise self._by_itself(job, error.error) from None
+            except EndedInside:
+                raise self._by_itself(job, None) from None
             except _AppliedMeanwhile:
                 raise
             except Exception as error:
@@ -122,28 +124,25 @@ class Work:
 
     def _once(self, job: Job, record: Callable[[], None]) -> None:
         # transaction() looks up the lock and is itself again, whatever role the migration took, before it calls record
-        with self.session.transaction(record):
-            self._begun = self._begin(job)
+        with self.session.transaction(record, self.table_lock_timeout) as self._begun:
+            if self.session.dialect == "sqlite":
+                self._begin(job)
             try:
                 self._body(job, lambda number: None)
             except Exception as error:
                 if self.session.dialect == "postgresql" and not self._in_transaction():
                     raise _CommittedByItself(error) from error
                 raise
-            self._require_own_transaction(self._begun)
+            self._require_own_transaction()
 
-    def _begin(self, job: Job) -> object:
-        """Set the limit for table locks; something that tells this transaction from another one."""
-        if self.session.dialect == "postgresql":
-            return self.session.execute(
-                "SELECT txid_current(), set_config('lock_timeout', %s, true)", (self._milliseconds,)
-            )[0][0]
+    def _begin(self, job: Job) -> None:
+        """SQLite: that stock yoyo is not at it; and a savepoint, which tells this transaction from another one."""
         if row := self._stock_yoyo_row(job):
             raise _StockYoyo(row)
         self.session.execute("SAVEPOINT startup_migration")
-        return None
 
-    def _require_own_transaction(self, begun: object) -> None:
+    def _require_own_transaction(self) -> None:
+        """PostgreSQL: that one is open; whether it is ours transaction() asks."""
         connection = self.session.connection
         if self.session.dialect == "postgresql":
             from psycopg.pq import TransactionStatus
@@ -152,8 +151,6 @@ class Work:
             if status == TransactionStatus.INERROR:
                 raise TaskFailed("a statement failed and its error was swallowed: the transaction is rolled back")
             if status == TransactionStatus.IDLE:
-                raise _CommittedByItself
-            if self.session.execute("SELECT pg_catalog.txid_current()")[0][0] != begun:
                 raise _CommittedByItself
             return
         import sqlite3

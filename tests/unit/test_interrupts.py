@@ -36,3 +36,31 @@ time.sleep(60)
     assert done.stdout == "swallowed\n", "else the test does not test it"
     assert done.returncode == 143
     assert done.stderr == ""
+
+
+def test_after_a_time_limit_no_cancel_is_under_way_any_more() -> None:
+    """A late one would strike the next statement, which writes down that the task has failed."""
+    script = f"""
+import sys, threading, time
+sys.path.insert(0, {str(ROOT)!r})
+from startup.errors import TimedOut
+from startup.interrupts import Interrupts
+
+def cancel():
+    if threading.current_thread() is not threading.main_thread():
+        print("begins", flush=True)
+        time.sleep(0.5)
+        print("ends", flush=True)
+
+interrupts = Interrupts()
+interrupts.install()
+interrupts.cancel = cancel
+try:
+    with interrupts.limit(0.05, 0, "it"):
+        time.sleep(60)
+except TimedOut:
+    interrupts.settle()
+print("goes on", flush=True)
+"""
+    done = subprocess.run([sys.executable, "-I", "-c", script], capture_output=True, text=True, timeout=30)
+    assert done.stdout.split("\n") == ["begins", "ends", "goes on", ""], done.stderr
