@@ -75,10 +75,13 @@ def one_transaction() -> None:
 
         @contextmanager
         def transaction(
-            self: Any, before_commit: Callable[[], None] | None = None, whole: Any = whole
-        ) -> Iterator[None]:
-            with whole(self):
-                yield
+            self: Any,
+            before_commit: Callable[[], None] | None = None,
+            table_lock_timeout: float | None = None,
+            whole: Any = whole,
+        ) -> Iterator[object]:
+            with whole(self, None, table_lock_timeout) as number:
+                yield number
             if before_commit:
                 before_commit()
 
