@@ -104,7 +104,7 @@ def test_readers_wait_no_longer_than_the_setting_while_a_blocker_keeps_the_migra
     assert f"a table was not free within {limit:g} s (STARTUP_TABLE_LOCK_TIMEOUT)" in said
     assert "user app, application report, from 127.0.0.1, idle in transaction, in a transaction for " in said
     assert query(database_url, "SELECT count(y) FROM a") == [(0,)]
-    assert limit / 2 < readers.longest < limit + readers.noise + 0.2
+    assert limit / 2 < readers.longest < limit + readers.noise + 0.6  # two tries in one wait would be 2.4 s for 1.2
     print(f"limit {limit} s: longest wait {readers.longest:.3f} s, of the table apart {readers.noise:.3f} s")
 
 
