@@ -6,7 +6,7 @@
 ``server``         the :class:`Server` behind it: ``log()``, ``admin_url(database)``, ``new_database()``
 ``new_server``     starts one more server of the test's own, to be stopped, restarted or set up otherwise
 ``pooler``         ``pooler(mode, database)``: the address of a PgBouncer before the database; skips where there is none
-``wait_until``     ``wait_until(condition, timeout=10)``: instead of a sleep
+``wait_until``     ``wait_until(condition, timeout=30)``: instead of a sleep
 ``free_port``      a TCP port on loopback where nothing listens
 """
 
@@ -94,7 +94,7 @@ def run_query(url: str, sql: str) -> list[Row]:
         return cursor.fetchall() if cursor.description else []
 
 
-def wait_for(condition: Callable[[], T], timeout: float = 10) -> T:
+def wait_for(condition: Callable[[], T], timeout: float = 30) -> T:
     """Ask *condition* until its answer is true; that answer. Fails the test after *timeout* seconds."""
     deadline = time.monotonic() + timeout
     while True:

@@ -123,6 +123,7 @@ class Work:
                 self._pause(job, error, attempt, watch.blockers, "rolled back, and tried again")
 
     def _once(self, job: Job, record: Callable[[], None]) -> None:
+        self._begun = None
         # transaction() looks up the lock and is itself again, whatever role the migration took, before it calls record
         with self.session.transaction(record, self.table_lock_timeout) as self._begun:
             if self.session.dialect == "sqlite":

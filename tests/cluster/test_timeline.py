@@ -290,6 +290,6 @@ class TestWhoWrites:
         project.go("backfill")
         assert first.wait() == 0
         writer.execute("BEGIN IMMEDIATE")
-        assert node.wait(10) == 0
+        assert node.wait(30) == 0
         writer.execute("ROLLBACK")
         writer.close()

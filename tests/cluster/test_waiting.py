@@ -84,7 +84,7 @@ class TestARunnerThatSucceeds:
         assert any_project.run("first", "migrate plans").code == 0
         runner = any_project.start("runner", "migrate plans beat command", PAUSE_AT="command-start")
         any_project.reached("command-start")
-        late = any_project.run("late", "migrate plans", timeout=10)
+        late = any_project.run("late", "migrate plans", timeout=30)
         assert late.code == 0
         assert "waiting" not in late.log()
         assert runner.code is None
@@ -123,7 +123,7 @@ class TestARunnerWhoseTransactionKeepsReadersOut:
         for one, word in ((node, "waiting for the lock"), (follower, "following"), (stopped, "waiting for the lock")):
             one.until(f"{word}: runner holds it")
         stopped.send(signal.SIGTERM)
-        assert stopped.wait(5) == 143
+        assert stopped.wait(30) == 143
         project.go("bulk")
         assert [one.wait() for one in (runner, node, follower)] == [0] * 3
         assert project.trace() == ["0001", "bulk"]
@@ -206,7 +206,7 @@ class TestARunnerThatFails:
         retry = project.start("retry", "migrate faulty", PAUSE_AT="faulty")
         project.reached("faulty")
         waiting.send(signal.SIGCONT)
-        assert waiting.wait(5) == 70
+        assert waiting.wait(30) == 70
         assert "(on runner), which this node was waiting for" in waiting.log()
         assert retry.code is None
 
@@ -475,7 +475,7 @@ class TestPolicies:
 
     def test_local_waits_for_nobody_and_needs_no_database(self, project: Project) -> None:
         held_up(project)
-        node = project.run("node", "warm@local", STARTUP_TASK_WARM="echo warm >>warm", DATABASE_URL="", timeout=5)
+        node = project.run("node", "warm@local", STARTUP_TASK_WARM="echo warm >>warm", DATABASE_URL="", timeout=30)
         assert node.code == 0
         assert (project.directory / "warm").read_text() == "warm\n"
 
@@ -483,7 +483,7 @@ class TestPolicies:
 class TestNamespaces:
     def test_apps_that_share_a_database_do_not_wait_for_each_other(self, project: Project) -> None:
         runner = held_up(project, STARTUP_NAMESPACE="one")
-        other = project.run("other", "plans", STARTUP_NAMESPACE="two", timeout=10)
+        other = project.run("other", "plans", STARTUP_NAMESPACE="two", timeout=30)
         assert other.code == 0
         project.go("plans-start")
         assert runner.wait() == 0

@@ -229,7 +229,7 @@ def test_a_signal_inside_a_task_ends_it_and_leaves_nothing(plans: App, wait_unti
     process = plans.startup.start("init", **plans.settings, STARTUP_TASKS="load")
     wait_until(lambda: (plans.directory / "inside").exists())
     process.send_signal(signal.SIGTERM)
-    _, said = process.communicate(timeout=10)
+    _, said = process.communicate(timeout=30)
     assert process.returncode == 143 and "SIGTERM" in said.splitlines()[-1]
     assert plans.query("SELECT * FROM plans") == []
 
@@ -560,7 +560,7 @@ def test_a_signal_ends_a_command_with_term_and_its_code_is_the_signals(app: App,
     )
     wait_until(lambda: (app.directory / "there").exists())
     process.send_signal(signal.SIGTERM)
-    assert process.wait(10) == 143
+    assert process.wait(30) == 143
     assert app.ran() == 1
     assert app.query("SELECT state FROM startup_run") == [("stopped",)]
 
