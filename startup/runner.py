@@ -39,6 +39,7 @@ class Runner:
         self.settings = settings
         self.plan = plan
         self.state = state
+        self._interrupts = interrupts
         self._cluster = Cluster(settings, interrupts, connect)
         self._execution = Execution(settings, plan.phase, interrupts)
         self._preparation: Preparation | None = None
@@ -163,6 +164,7 @@ class Runner:
         except (LockLost, Unreachable):
             raise  # there is nothing left to write with: the others see that this node is gone
         except Interrupted:
+            self._interrupts.settle()
             self._end(epoch, book.STOPPED)
             raise
         except StartupError as error:
@@ -174,13 +176,11 @@ class Runner:
 
     def _end(self, epoch: int, state: str, error: str = "") -> None:
         """For the nodes that wait, and for `status`. Not having it must not hide why the run ends."""
-        for _ in range(3):  # the signal that ended the run may cancel a statement of these, too
-            try:
-                self._cluster.session.reset()
-                self._cluster.ledger.end(epoch, state, log.redact(error))
-                return
-            except Exception as reason:
-                log.debug(f"the run's end could not be written: {reason}")
+        try:
+            self._cluster.session.reset()
+            self._cluster.ledger.end(epoch, state, log.redact(error))
+        except Exception as reason:
+            log.debug(f"the run's end could not be written: {reason}")
 
     def _create_ledger(self) -> None:
         try:
