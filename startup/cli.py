@@ -166,8 +166,8 @@ def _start_phase(name: str, loaded: Settings, app: int | None, kept: State, inte
 
 
 def _wait_for_the_app(loaded: Settings, plan: Plan, app: int, kept: State, runner: Runner) -> int:
-    from startup import ping
-    from startup.attempt import App
+    from startup.ping import wait as ping
+    from startup.ping.attempt import App
 
     outcome = ping.wait(
         loaded.ping,
@@ -208,7 +208,7 @@ def _stop_phase(name: str, loaded: Settings, interrupts: Interrupts) -> int:
 
 def ping(arguments: argparse.Namespace, interrupts: Interrupts) -> int:
     """0 answered, 1 not yet, 124 over the time limit."""
-    from startup import ping as pings
+    from startup.ping import wait as pings
 
     loaded = _load(warn=False)
     settings.require(loaded)

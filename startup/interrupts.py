@@ -166,7 +166,7 @@ class Interrupts:
                 self.cancel()
 
     def _wait_for_app(self, pid: int) -> None:
-        from startup import attempt
+        from startup.ping import attempt
 
         with attempt.App(pid) as app, contextlib.suppress(attempt.AppEnded):
             while not app.ended():

@@ -15,8 +15,8 @@ from startup import log
 from startup.address import Address
 from startup.address import parse as parse_address
 from startup.errors import SettingError
-from startup.ping import Ping
-from startup.ping import parse as parse_ping
+from startup.ping.wait import Ping
+from startup.ping.wait import parse as parse_ping
 
 T = TypeVar("T")
 POLICIES = ("always", "change", "release", "once", "local")

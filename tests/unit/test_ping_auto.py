@@ -14,8 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from startup import ping, sockets
-from startup.attempt import App
+from startup.ping import sockets
+from startup.ping import wait as ping
+from startup.ping.attempt import App
 
 ROOT = __file__.rpartition("/tests/")[0]
 #: Listens on a port of the kernel's choice, after some generations of children, and writes the port to a file.
@@ -173,7 +174,7 @@ def container(code: str, *command: str) -> subprocess.CompletedProcess[str]:
 
 SETUP = """
 import fcntl, os, socket, struct, subprocess, time
-from startup import ping
+from startup.ping import wait as ping
 with socket.socket() as s: fcntl.ioctl(s, 0x8914, struct.pack("16sH14x", b"lo", 0x49))  # SIOCSIFFLAGS: up
 LISTEN = "import socket, time; s = socket.create_server(('127.0.0.1', 4000)); time.sleep(90)"
 def within(seconds, app):

@@ -16,8 +16,9 @@ from pathlib import Path
 
 import pytest
 
-from startup import ping, probes
-from startup.attempt import App, Attempt
+from startup.ping import kinds as probes
+from startup.ping import wait as ping
+from startup.ping.attempt import App, Attempt
 
 Handler = Callable[[socket.socket], None]
 ROOT = __file__.rpartition("/tests/")[0]
@@ -361,8 +362,8 @@ def test_tcp_a_listener_whose_queue_is_full_is_cut_at_the_limit() -> None:
 
 def in_namespace(code: str, *options: str) -> subprocess.CompletedProcess[str]:
     """Run Python *code* as root of namespaces of its own (unshare(1)), with a network of loopback alone."""
-    setup = f"import os, subprocess, sys; sys.path.insert(0, {ROOT!r}); from startup import ping; import socket, time\n"
-    setup += "import fcntl, struct\n"
+    setup = f"import os, subprocess, sys; sys.path.insert(0, {ROOT!r}); from startup.ping import wait as ping\n"
+    setup += "import fcntl, socket, struct, time\n"
     setup += (
         "with socket.socket() as s: fcntl.ioctl(s, 0x8914, struct.pack('16sH14x', b'lo', 0x49))  # SIOCSIFFLAGS: up\n"
     )
@@ -401,7 +402,7 @@ for name in ("resolv.conf", "nsswitch.conf"):
     subprocess.run(["mount", "--bind", {str(tmp_path)!r} + "/" + name, os.path.realpath("/etc/" + name)], check=True)
 silent = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
 silent.bind(("127.0.0.1", 53))
-from startup.attempt import App
+from startup.ping.attempt import App
 started = time.monotonic()
 print(ping.parse("tcp://app.invalid:80", {{}}).attempt(App(None), 0.5).text)
 print(time.monotonic() - started)
@@ -477,7 +478,7 @@ def test_cmd_more_output_than_a_pipe_holds_does_not_block_it() -> None:
 
 
 def test_cmd_can_be_interrupted_where_a_shell_that_started_us_ignored_it() -> None:
-    code = f"import sys; sys.path.insert(0, {ROOT!r}); from startup import ping; import os\n"
+    code = f"import sys; sys.path.insert(0, {ROOT!r}); from startup.ping import wait as ping; import os\n"
     code += "print(ping.parse('cmd: kill -INT $$; exit 0', os.environ).try_once(None).text)"
     shell = f"trap '' INT QUIT; exec {sys.executable} -I -c \"$0\""
     done = subprocess.run(["sh", "-c", shell, code], capture_output=True, text=True, check=True)

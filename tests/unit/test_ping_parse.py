@@ -8,9 +8,9 @@ import sys
 
 import pytest
 
-from startup import ping
-from startup.attempt import Attempt
-from startup.probes import AutoListen, AutoPort, Command, File, Http, Nothing, Tcp, Unix
+from startup.ping import wait as ping
+from startup.ping.attempt import Attempt
+from startup.ping.kinds import AutoListen, AutoPort, Command, File, Http, Nothing, Tcp, Unix
 
 
 @pytest.mark.parametrize(
@@ -109,19 +109,13 @@ def test_reading_a_ping_imports_nothing_heavy() -> None:
         "'asyncio', 'http.client', 'socket', 'ssl', 'subprocess', 'typing', 'urllib.request', 'threading', 'logging'"
     )
     code = f"""
-import importlib.util, sys
-def load(name):  # without startup/__init__.py, which is another room
-    spec = importlib.util.spec_from_file_location("startup." + name, "startup/" + name + ".py")
-    module = sys.modules["startup." + name] = importlib.util.module_from_spec(spec)
-    setattr(sys.modules["startup"], name, module)
-    spec.loader.exec_module(module)
-    return module
+import sys
 before = set(sys.modules)
-sys.modules["startup"] = type(sys)("startup")
-for name in ("attempt", "sockets", "probes", "ping"):
-    load(name)
-sys.modules["startup.ping"].parse("https://localhost/", {{}})
-sys.modules["startup.ping"].parse("cmd:true", {{}})
+sys.modules["startup"] = package = type(sys)("startup")  # without startup/__init__.py, which is another room
+package.__path__ = ["startup"]
+from startup.ping import wait
+wait.parse("https://localhost/", {{}})
+wait.parse("cmd:true", {{}})
 print(sorted(({{{heavy}}} & set(sys.modules)) - before))
 """
     root = __file__.rpartition("/tests/")[0]
@@ -132,6 +126,6 @@ print(sorted(({{{heavy}}} & set(sys.modules)) - before))
 
 
 def test_no_time_is_negative() -> None:
-    from startup.attempt import App
+    from startup.ping.attempt import App
 
     assert Attempt(App(None), -1).left() == 0

@@ -18,9 +18,9 @@ from types import FrameType
 
 import pytest
 
-from startup import ping
-from startup.attempt import App, Attempt, Ping
 from startup.errors import Interrupted
+from startup.ping import wait as ping
+from startup.ping.attempt import App, Attempt, Ping
 
 
 class Log:

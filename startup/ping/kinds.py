@@ -6,8 +6,8 @@ import os
 import select
 import time
 
-from startup import sockets
-from startup.attempt import Answer, App, Attempt, Ping
+from startup.ping import sockets
+from startup.ping.attempt import Answer, App, Attempt, Ping
 
 TYPE_CHECKING = False  # as mypy knows it; typing itself is a costly import
 if TYPE_CHECKING:

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import time
 
-from startup.attempt import LIMIT, Answer, App, AppEnded, Ping
-from startup.probes import AutoListen, AutoPort, Command, File, Http, Nothing, Tcp, Unix
+from startup.ping.attempt import LIMIT, Answer, App, AppEnded, Ping
+from startup.ping.kinds import AutoListen, AutoPort, Command, File, Http, Nothing, Tcp, Unix
 
 TYPE_CHECKING = False  # as mypy knows it; typing itself is a costly import
 if TYPE_CHECKING:
