@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 
 from startup import __version__, log, settings, state
 from startup.errors import PING_TIMEOUT, TASK_FAILED, AppEnded, Interrupted, PingTimeout, SettingError, StartupError
-from startup.interrupts import Interrupts
+from startup.process.interrupts import Interrupts
 from startup.settings import Settings
 from startup.state import State
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, cast
 from startup import log
 from startup.database import Session
 from startup.errors import SettingError
-from startup.interrupts import Interrupts
 from startup.ledger import Ledger
+from startup.process.interrupts import Interrupts
 from startup.settings import Settings
 from startup.tasks import Task
 

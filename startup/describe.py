@@ -59,8 +59,8 @@ class _Outlook:
 
     def _open(self, resolved: Plan) -> None:
         from startup.connect import connect
-        from startup.interrupts import Interrupts
         from startup.ledger import Ledger
+        from startup.process.interrupts import Interrupts
         from startup.runner import Runner
         from startup.state import State
 

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, cast
 from startup import log
 from startup.database import Session
 from startup.errors import Interrupted, LockLost, StartupError, TaskFailed, TimedOut
-from startup.interrupts import Interrupts
 from startup.plan import STOP_PHASES, see_the_apps_modules
-from startup.process import Command
+from startup.process.command import Command
+from startup.process.interrupts import Interrupts
 from startup.settings import Settings
 from startup.tasks import Context, Task
 

@@ -23,7 +23,7 @@ from startup.postgres_connect import (
     reach,
     session_settings,
 )
-from startup.watch import watching
+from startup.process.watch import watching
 
 if TYPE_CHECKING:
     import psycopg

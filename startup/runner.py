@@ -16,10 +16,10 @@ from startup.cluster import Cluster
 from startup.database import Session
 from startup.errors import Interrupted, LockLost, StartupError, TaskFailed, Unreachable
 from startup.execution import Execution
-from startup.interrupts import Interrupts
 from startup.ledger import Entry
 from startup.plan import Plan
 from startup.preparation import Preparation
+from startup.process.interrupts import Interrupts
 from startup.settings import Settings
 from startup.state import State
 from startup.tasks import Task

@@ -16,7 +16,7 @@ from startup import log
 from startup.address import Address
 from startup.database import Holder, Row
 from startup.errors import Busy, Interrupted, LockLost, SettingError, TaskFailed, Unreachable
-from startup.watch import watching
+from startup.process.watch import watching
 
 T = TypeVar("T")
 

@@ -8,8 +8,8 @@ from dataclasses import replace
 from startup import log
 from startup.database import Session
 from startup.errors import StartupError, TaskFailed
-from startup.interrupts import Interrupts
 from startup.plan import resolve
+from startup.process.interrupts import Interrupts
 from startup.runner import Runner
 from startup.settings import Settings
 from startup.state import State

@@ -18,7 +18,7 @@ def test_a_signal_that_strikes_where_exceptions_are_swallowed_is_not_lost(where:
     script = f"""
 import os, sys, time, weakref
 sys.path.insert(0, {str(ROOT)!r})
-from startup.interrupts import Interrupts
+from startup.process.interrupts import Interrupts
 
 class Thing: pass
 
@@ -44,7 +44,7 @@ def test_after_a_time_limit_no_cancel_is_under_way_any_more() -> None:
 import sys, threading, time
 sys.path.insert(0, {str(ROOT)!r})
 from startup.errors import TimedOut
-from startup.interrupts import Interrupts
+from startup.process.interrupts import Interrupts
 
 def cancel():
     if threading.current_thread() is not threading.main_thread():

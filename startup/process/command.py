@@ -10,7 +10,7 @@ import threading
 from collections.abc import Mapping, Sequence
 
 from startup.errors import LockLost, TaskFailed
-from startup.interrupts import Interrupts
+from startup.process.interrupts import Interrupts
 
 
 class Command:
