@@ -8,10 +8,11 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 
-from startup import __version__, log, settings, state
+from startup import __version__, log, state
 from startup.errors import PING_TIMEOUT, TASK_FAILED, AppEnded, Interrupted, PingTimeout, SettingError, StartupError
 from startup.process.interrupts import Interrupts
-from startup.settings import Settings
+from startup.settings import settings
+from startup.settings.settings import Settings
 from startup.state import State
 
 TYPE_CHECKING = False

@@ -10,7 +10,7 @@ from startup.database import Session
 from startup.errors import SettingError
 from startup.ledger import Ledger
 from startup.process.interrupts import Interrupts
-from startup.settings import Settings
+from startup.settings.settings import Settings
 from startup.tasks import Task
 
 if TYPE_CHECKING:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from startup.database import Session
 from startup.errors import SettingError
-from startup.settings import Settings
+from startup.settings.settings import Settings
 
 
 def connect(settings: Settings) -> Session:

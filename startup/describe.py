@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from startup import log
 from startup.errors import StartupError
 from startup.plan import START_PHASES, STOP_PHASES, Plan, Planner
-from startup.settings import Settings
+from startup.settings.settings import Settings
 from startup.tasks import Task
 
 if TYPE_CHECKING:

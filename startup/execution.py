@@ -14,7 +14,7 @@ from startup.errors import Interrupted, LockLost, StartupError, TaskFailed, Time
 from startup.plan import STOP_PHASES, see_the_apps_modules
 from startup.process.command import Command
 from startup.process.interrupts import Interrupts
-from startup.settings import Settings
+from startup.settings.settings import Settings
 from startup.tasks import Context, Task
 
 if TYPE_CHECKING:

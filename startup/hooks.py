@@ -7,7 +7,7 @@ import re
 import stat
 from dataclasses import dataclass, field
 
-from startup.settings import POLICIES, normal
+from startup.settings.settings import POLICIES, normal
 
 _LEFTOVER = re.compile(r"^[.#]|~$|\.(swp|swo|bak|orig|rej|tmp|dpkg-\w+|rpmnew|rpmsave)$", re.IGNORECASE)
 

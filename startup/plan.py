@@ -13,7 +13,7 @@ from typing import Any, cast
 
 from startup import hooks
 from startup.errors import Interrupted, SettingError
-from startup.settings import REFERENCE, Item, Settings, items
+from startup.settings.settings import REFERENCE, Item, Settings, items
 from startup.tasks import Policy, Task, not_callable, registry
 
 START_PHASES = ("pre_start", "post_start")

@@ -9,7 +9,6 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Literal
 
 from startup import log
-from startup.address import Address
 from startup.database import Holder, Row
 from startup.errors import EndedInside, LockLost, SettingError, StartupError, TaskFailed, Unreachable
 from startup.postgres_connect import (
@@ -24,6 +23,7 @@ from startup.postgres_connect import (
     session_settings,
 )
 from startup.process.watch import watching
+from startup.settings.address import Address
 
 if TYPE_CHECKING:
     import psycopg

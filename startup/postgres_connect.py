@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from startup import log
-from startup.address import Address
 from startup.errors import SettingError, Unreachable
+from startup.settings.address import Address
 
 if TYPE_CHECKING:
     import psycopg

@@ -20,7 +20,7 @@ from startup.ledger import Entry
 from startup.plan import Plan
 from startup.preparation import Preparation
 from startup.process.interrupts import Interrupts
-from startup.settings import Settings
+from startup.settings.settings import Settings
 from startup.state import State
 from startup.tasks import Task
 

@@ -17,7 +17,7 @@ from startup.database import Session
 from startup.errors import LockUnavailable, SettingError, Unreachable
 from startup.journal import Node
 from startup.ledger import Ledger
-from startup.settings import Settings, normal, require
+from startup.settings.settings import Settings, normal, require
 
 #: The width of the first column, and how many names of a kind are listed.
 MARGIN, SHOWN = 12, 10

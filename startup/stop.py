@@ -11,7 +11,7 @@ from startup.errors import StartupError, TaskFailed
 from startup.plan import resolve
 from startup.process.interrupts import Interrupts
 from startup.runner import Runner
-from startup.settings import Settings
+from startup.settings.settings import Settings
 from startup.state import State
 
 #: Seconds from TERM to KILL for a stop task that is over its time, or that a second stop signal ends.

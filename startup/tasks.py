@@ -88,7 +88,7 @@ def task(
     """
 
     def register(function: Function) -> Function:
-        from startup.settings import LONGEST, POLICIES, normal
+        from startup.settings.settings import LONGEST, POLICIES, normal
 
         known = normal(name or function.__name__)
         if policy not in POLICIES:

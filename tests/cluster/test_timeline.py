@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from startup import journal, sqlite
-from startup.address import parse
+from startup.settings.address import parse
 from tests.cluster.nodes import Project
 from tests.conftest import PASSWORD, run_query
 

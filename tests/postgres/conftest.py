@@ -13,14 +13,16 @@ from typing import Any
 
 import pytest
 
-from startup import address, migrations, postgres, sqlite
+from startup import migrations, postgres, sqlite
 from startup.database import Session
 from startup.errors import TaskFailed
 from startup.migrations import files
+from startup.settings import address
 
 CHILD = """
 import sys
-from startup import address, migrations, postgres, sqlite
+from startup import migrations, postgres, sqlite
+from startup.settings import address
 from startup.migrations import files
 url, directory = sys.argv[1:]
 session = (sqlite if url.startswith("sqlite") else postgres).connect(address.parse(url), node="child")

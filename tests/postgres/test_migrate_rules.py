@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 
-from startup import address, migrations, postgres
+from startup import migrations, postgres
 from startup.errors import SettingError, TaskFailed
 from startup.migrations import files
+from startup.settings import address
 
 Query = Callable[[str, str], list[Any]]
 

@@ -17,11 +17,11 @@ import psycopg
 import pytest
 
 from startup import postgres, postgres_connect
-from startup.address import parse
 from startup.database import Session
 from startup.errors import Interrupted, LockLost, SettingError, TaskFailed, Unreachable
 from startup.journal import RUNNING, Journal
 from startup.postgres import PostgresSession
+from startup.settings.address import parse
 
 Query = Callable[[str, str], list[tuple[Any, ...]]]
 WaitUntil = Callable[..., Any]

@@ -21,9 +21,9 @@ from typing import Any
 import pytest
 
 from startup import sqlite
-from startup.address import parse
 from startup.database import Session
 from startup.errors import Interrupted, LockLost, SettingError, TaskFailed, Unreachable
+from startup.settings.address import parse
 from startup.sqlite import SqliteSession
 
 Query = Callable[[str, str], list[tuple[Any, ...]]]
@@ -34,7 +34,7 @@ Connect = Callable[..., SqliteSession]
 HOLDER = """
 import subprocess, sys, time
 from startup import sqlite
-from startup.address import parse
+from startup.settings.address import parse
 session = sqlite.connect(parse(sys.argv[1]), node="other")
 assert session.try_lock()
 if len(sys.argv) > 2:
@@ -139,7 +139,7 @@ class TestOpening:
         code = """
 import os, sys
 from startup import errors, sqlite
-from startup.address import parse
+from startup.settings.address import parse
 os.setgroups([])
 os.setgid(65534)
 os.setuid(65534)

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from startup import log
-from startup.address import parse
+from startup.settings.address import parse
 
 
 @pytest.fixture(autouse=True)
@@ -73,7 +73,7 @@ def test_schema_is_kept_apart_and_parameters_of_other_tools_are_dropped_by_name(
 def test_all_keywords_of_the_installed_libpq_are_known() -> None:
     import psycopg
 
-    from startup.address import LIBPQ
+    from startup.settings.address import LIBPQ
 
     ours = {"application_name", "fallback_application_name", "client_encoding", "replication", "sslkeylogfile"}
     assert {option.keyword.decode() for option in psycopg.pq.Conninfo.get_defaults()} - ours <= LIBPQ
@@ -153,6 +153,6 @@ def test_sqlite_paths_are_relative_to_the_working_directory(tmp_path: Path, monk
 
 
 def test_reading_an_address_imports_no_database_driver() -> None:
-    code = "import sys; from startup.address import parse; parse('postgresql://db/x'); print(*sys.modules)"
+    code = "import sys; from startup.settings.address import parse; parse('postgresql://db/x'); print(*sys.modules)"
     modules = subprocess.check_output([sys.executable, "-c", code], text=True).split()
     assert not {"psycopg", "sqlite3"} & set(modules)

@@ -10,7 +10,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from startup import settings
+from startup.settings import settings
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 MANIFESTS = sorted((DEPLOY / "kubernetes").glob("*.yaml"))

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from startup import log
-from startup.address import parse
+from startup.settings.address import parse
 
 PASSWORD = "p@ss/w%rd#1 'q\""
 ENCODED = "p%40ss%2Fw%25rd%231%20%27q%22"

@@ -13,7 +13,7 @@ import pytest
 from startup import tasks
 from startup.errors import SettingError
 from startup.plan import Plan, Planner, resolve
-from startup.settings import load
+from startup.settings.settings import load
 from startup.tasks import Task
 
 POSTGRES = "postgresql://127.0.0.1:1/a"

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from startup import log
-from startup.settings import DEFAULTS, Item, Settings, load
+from startup.settings.settings import DEFAULTS, Item, Settings, load
 
 
 @pytest.fixture(autouse=True)

@@ -12,11 +12,11 @@ from dataclasses import dataclass, field
 from typing import TypeVar, cast
 
 from startup import log
-from startup.address import Address
-from startup.address import parse as parse_address
 from startup.errors import SettingError
 from startup.ping.wait import Ping
 from startup.ping.wait import parse as parse_ping
+from startup.settings.address import Address
+from startup.settings.address import parse as parse_address
 
 T = TypeVar("T")
 POLICIES = ("always", "change", "release", "once", "local")
