@@ -83,7 +83,7 @@ def _load(warn: bool = True) -> Settings:
 
 
 def _runner(loaded: Settings, plan: Plan, state: State, interrupts: Interrupts) -> Runner:
-    from startup.connect import connect
+    from startup.database.connect import connect
     from startup.runner import Runner
 
     for warning in plan.warnings:

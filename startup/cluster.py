@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, cast
 
 from startup import log
-from startup.database import Session
+from startup.database.session import Session
 from startup.errors import SettingError
 from startup.ledger import Ledger
 from startup.process.interrupts import Interrupts

@@ -16,7 +16,7 @@ from startup.tasks import Task
 
 if TYPE_CHECKING:
     from startup import migrations
-    from startup.database import Session
+    from startup.database.session import Session
     from startup.runner import Runner
 
 
@@ -58,7 +58,7 @@ class _Outlook:
             self._open(resolved)
 
     def _open(self, resolved: Plan) -> None:
-        from startup.connect import connect
+        from startup.database.connect import connect
         from startup.ledger import Ledger
         from startup.process.interrupts import Interrupts
         from startup.runner import Runner

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, cast
 
 from startup import log
-from startup.database import Session
+from startup.database.session import Session
 from startup.errors import Interrupted, LockLost, StartupError, TaskFailed, TimedOut
 from startup.plan import STOP_PHASES, see_the_apps_modules
 from startup.process.command import Command

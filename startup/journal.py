@@ -15,7 +15,7 @@ from datetime import datetime, timedelta, timezone
 
 from startup import ledger as book
 from startup import log
-from startup.database import Session
+from startup.database.session import Session
 from startup.errors import StartupError
 
 TABLE = "startup_node"
@@ -164,7 +164,7 @@ def _writable(session: Session) -> bool:
 
 def _without_patience(session: Session, sql: str, values: tuple[object, ...]) -> None:
     """Past session.execute(), which waits for other writers, for a minute with the lock, and then fails the run."""
-    from startup.sqlite import BUSY
+    from startup.database.sqlite import BUSY
 
     session.connection.execute(f"PRAGMA busy_timeout = {_SQLITE_PATIENCE}")
     try:

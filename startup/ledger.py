@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import Any
 
-from startup.database import Row, Session
+from startup.database.session import Row, Session
 from startup.errors import StartupError, TaskFailed
 
 TABLES = ("startup_ledger", "startup_run")

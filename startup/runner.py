@@ -13,7 +13,7 @@ from dataclasses import replace
 from startup import journal, log, waiting
 from startup import ledger as book
 from startup.cluster import Cluster
-from startup.database import Session
+from startup.database.session import Session
 from startup.errors import Interrupted, LockLost, StartupError, TaskFailed, Unreachable
 from startup.execution import Execution
 from startup.ledger import Entry

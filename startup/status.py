@@ -12,8 +12,8 @@ from typing import Any
 
 from startup import journal, log, timeline
 from startup import ledger as book
-from startup.connect import connect
-from startup.database import Session
+from startup.database.connect import connect
+from startup.database.session import Session
 from startup.errors import LockUnavailable, SettingError, Unreachable
 from startup.journal import Node
 from startup.ledger import Ledger

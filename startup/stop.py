@@ -6,7 +6,7 @@ import time
 from dataclasses import replace
 
 from startup import log
-from startup.database import Session
+from startup.database.session import Session
 from startup.errors import StartupError, TaskFailed
 from startup.plan import resolve
 from startup.process.interrupts import Interrupts

@@ -8,7 +8,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from startup.database import Session
+from startup.database.session import Session
 from startup.errors import SettingError, TaskFailed
 
 

@@ -10,7 +10,7 @@ from datetime import datetime, timezone
 from startup import ledger as book
 from startup import log
 from startup.cluster import Cluster
-from startup.database import Holder
+from startup.database.session import Holder
 from startup.errors import Busy, LockUnavailable, TaskFailed, Unreachable
 from startup.ledger import Run
 from startup.tasks import Task

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 
-from startup.database import Session
+from startup.database.session import Session
 from startup.errors import SettingError, TaskFailed
 from startup.log import say
 from startup.log import warn as say_warning

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from startup import log
-from startup.database import Row, Session
+from startup.database.session import Row, Session
 from startup.errors import EndedInside, StartupError, TaskFailed
 from startup.migrations import failure, files, side, sqltext, tables, yoyos
 from startup.migrations.files import Catalog, Migration

@@ -11,7 +11,7 @@ from datetime import datetime, timedelta, timezone
 from types import TracebackType
 from typing import Any
 
-from startup.database import Row, Session
+from startup.database.session import Row, Session
 from startup.errors import TaskFailed
 
 #: Seconds between two lines about a migration that takes long (SPEC section 9).

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 
-from startup.database import Row, Session
+from startup.database.session import Row, Session
 from startup.errors import TaskFailed
 from startup.migrations import files
 from startup.migrations.files import Catalog, Migration

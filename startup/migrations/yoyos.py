@@ -14,7 +14,7 @@ from datetime import datetime
 from types import SimpleNamespace
 from typing import Any
 
-from startup.database import Session
+from startup.database.session import Session
 from startup.errors import TaskFailed
 from startup.migrations import tables
 from startup.migrations.files import Catalog, Migration

@@ -7,7 +7,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from startup import cluster, execution, ledger, log, migrations, postgres, postgres_connect, runner, sqlite, waiting
+from startup import cluster, execution, ledger, log, migrations, runner, waiting
+from startup.database import sqlite
+from startup.database.postgres import reach as postgres_connect
+from startup.database.postgres import session as postgres
 from startup.migrations import execute, side, tables
 
 replace: Callable[[Any, str, Any], None] = setattr

@@ -17,7 +17,8 @@ from typing import Any
 
 import pytest
 
-from startup import journal, sqlite
+from startup import journal
+from startup.database import sqlite
 from startup.settings.address import parse
 from tests.cluster.nodes import Project
 from tests.conftest import PASSWORD, run_query

@@ -20,7 +20,8 @@ sys.path.insert(0, sys.argv[1])
 import psycopg  # noqa: F401
 import yoyo.migrations  # noqa: F401
 
-from startup import cli, postgres, runner, sqlite, users  # noqa: F401
+from startup import cli
+from startup.database import sqlite  # noqa: F401
 from startup.migrations import side, yoyos  # noqa: F401
 
 

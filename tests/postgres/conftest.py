@@ -13,15 +13,19 @@ from typing import Any
 
 import pytest
 
-from startup import migrations, postgres, sqlite
-from startup.database import Session
+from startup import migrations
+from startup.database import sqlite
+from startup.database.postgres import session as postgres
+from startup.database.session import Session
 from startup.errors import TaskFailed
 from startup.migrations import files
 from startup.settings import address
 
 CHILD = """
 import sys
-from startup import migrations, postgres, sqlite
+from startup import migrations
+from startup.database.postgres import session as postgres
+from startup.database import sqlite
 from startup.settings import address
 from startup.migrations import files
 url, directory = sys.argv[1:]

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from startup import migrations, postgres
+from startup import migrations
+from startup.database.postgres import session as postgres
 from startup.errors import SettingError, TaskFailed
 from startup.migrations import files
 from startup.settings import address

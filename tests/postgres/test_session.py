@@ -16,11 +16,12 @@ from typing import Any
 import psycopg
 import pytest
 
-from startup import postgres, postgres_connect
-from startup.database import Session
+from startup.database.postgres import reach as postgres_connect
+from startup.database.postgres import session as postgres
+from startup.database.postgres.session import PostgresSession
+from startup.database.session import Session
 from startup.errors import Interrupted, LockLost, SettingError, TaskFailed, Unreachable
 from startup.journal import RUNNING, Journal
-from startup.postgres import PostgresSession
 from startup.settings.address import parse
 
 Query = Callable[[str, str], list[tuple[Any, ...]]]

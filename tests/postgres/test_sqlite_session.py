@@ -20,11 +20,11 @@ from typing import Any
 
 import pytest
 
-from startup import sqlite
-from startup.database import Session
+from startup.database import sqlite
+from startup.database.session import Session
+from startup.database.sqlite import SqliteSession
 from startup.errors import Interrupted, LockLost, SettingError, TaskFailed, Unreachable
 from startup.settings.address import parse
-from startup.sqlite import SqliteSession
 
 Query = Callable[[str, str], list[tuple[Any, ...]]]
 WaitUntil = Callable[..., Any]
@@ -33,7 +33,7 @@ Connect = Callable[..., SqliteSession]
 #: Takes the lock, says so, and keeps it until it is killed; with an argument, a child of its own keeps it too.
 HOLDER = """
 import subprocess, sys, time
-from startup import sqlite
+from startup.database import sqlite
 from startup.settings.address import parse
 session = sqlite.connect(parse(sys.argv[1]), node="other")
 assert session.try_lock()
@@ -138,7 +138,8 @@ class TestOpening:
     def test_a_user_who_may_not_is_told_so(self, query: Query) -> None:
         code = """
 import os, sys
-from startup import errors, sqlite
+from startup import errors
+from startup.database import sqlite
 from startup.settings.address import parse
 os.setgroups([])
 os.setgid(65534)

@@ -11,7 +11,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from startup.postgres import lock_key
+from startup.database.postgres.session import lock_key
 
 BOTH = pytest.mark.parametrize("url", ["postgresql", "sqlite"], indirect=True)
 

@@ -13,7 +13,7 @@ from functools import cached_property
 from typing import Any, Literal, NoReturn, TypeVar
 
 from startup import log
-from startup.database import Holder, Row
+from startup.database.session import Holder, Row
 from startup.errors import Busy, Interrupted, LockLost, SettingError, TaskFailed, Unreachable
 from startup.process.watch import watching
 from startup.settings.address import Address

@@ -9,9 +9,7 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Literal
 
 from startup import log
-from startup.database import Holder, Row
-from startup.errors import EndedInside, LockLost, SettingError, StartupError, TaskFailed, Unreachable
-from startup.postgres_connect import (
+from startup.database.postgres.reach import (
     APPLICATION,
     NAME_BYTES,
     arguments,
@@ -22,6 +20,8 @@ from startup.postgres_connect import (
     reach,
     session_settings,
 )
+from startup.database.session import Holder, Row
+from startup.errors import EndedInside, LockLost, SettingError, StartupError, TaskFailed, Unreachable
 from startup.process.watch import watching
 from startup.settings.address import Address
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from startup.database import Session
+from startup.database.session import Session
 from startup.errors import SettingError
 from startup.settings.settings import Settings
 
@@ -14,10 +14,10 @@ def connect(settings: Settings) -> Session:
     if settings.address is None:
         raise SettingError("no database is set: set DATABASE_URL, such as postgresql://user:password@host/name")
     if settings.address.dialect == "sqlite":
-        from startup import sqlite
+        from startup.database import sqlite
 
         return sqlite.connect(settings.address, node=settings.node)
-    from startup import postgres
+    from startup.database.postgres import session as postgres
 
     return postgres.connect(
         settings.address,
