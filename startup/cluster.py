@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, cast
 from startup import log
 from startup.database.session import Session
 from startup.errors import SettingError
-from startup.ledger import Ledger
+from startup.ledger.ledger import Ledger
 from startup.process.interrupts import Interrupts
 from startup.settings.settings import Settings
 from startup.tasks import Task

@@ -59,7 +59,7 @@ class _Outlook:
 
     def _open(self, resolved: Plan) -> None:
         from startup.database.connect import connect
-        from startup.ledger import Ledger
+        from startup.ledger.ledger import Ledger
         from startup.process.interrupts import Interrupts
         from startup.runner import Runner
         from startup.state import State

@@ -10,13 +10,14 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
-from startup import journal, log, waiting
-from startup import ledger as book
+from startup import log, waiting
 from startup.cluster import Cluster
 from startup.database.session import Session
 from startup.errors import Interrupted, LockLost, StartupError, TaskFailed, Unreachable
 from startup.execution import Execution
-from startup.ledger import Entry
+from startup.ledger import journal
+from startup.ledger import ledger as book
+from startup.ledger.ledger import Entry
 from startup.plan import Plan
 from startup.preparation import Preparation
 from startup.process.interrupts import Interrupts

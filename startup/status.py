@@ -10,13 +10,14 @@ import sys
 from datetime import datetime, timezone
 from typing import Any
 
-from startup import journal, log, timeline
-from startup import ledger as book
+from startup import log, timeline
 from startup.database.connect import connect
 from startup.database.session import Session
 from startup.errors import LockUnavailable, SettingError, Unreachable
-from startup.journal import Node
-from startup.ledger import Ledger
+from startup.ledger import journal
+from startup.ledger import ledger as book
+from startup.ledger.journal import Node
+from startup.ledger.ledger import Ledger
 from startup.settings.settings import Settings, normal, require
 
 #: The width of the first column, and how many names of a kind are listed.

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from itertools import groupby
 
-from startup import journal
-from startup.journal import Node, Span
+from startup.ledger import journal
+from startup.ledger.journal import Node, Span
 
 #: Rows that are drawn; the others are counted.
 MOST = 40

@@ -7,12 +7,12 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime, timezone
 
-from startup import ledger as book
 from startup import log
 from startup.cluster import Cluster
 from startup.database.session import Holder
 from startup.errors import Busy, LockUnavailable, TaskFailed, Unreachable
-from startup.ledger import Run
+from startup.ledger import ledger as book
+from startup.ledger.ledger import Run
 from startup.tasks import Task
 
 #: Seconds between two looks: short at first, for a run that is over soon, then easy on the server.

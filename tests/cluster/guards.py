@@ -7,10 +7,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from startup import cluster, execution, ledger, log, migrations, runner, waiting
+from startup import cluster, execution, log, migrations, runner, waiting
 from startup.database import sqlite
 from startup.database.postgres import reach as postgres_connect
 from startup.database.postgres import session as postgres
+from startup.ledger import ledger
 from startup.migrations import execute, side, tables
 
 replace: Callable[[Any, str, Any], None] = setattr

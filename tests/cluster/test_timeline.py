@@ -17,8 +17,8 @@ from typing import Any
 
 import pytest
 
-from startup import journal
 from startup.database import sqlite
+from startup.ledger import journal
 from startup.settings.address import parse
 from tests.cluster.nodes import Project
 from tests.conftest import PASSWORD, run_query

@@ -21,7 +21,7 @@ from startup.database.postgres import session as postgres
 from startup.database.postgres.session import PostgresSession
 from startup.database.session import Session
 from startup.errors import Interrupted, LockLost, SettingError, TaskFailed, Unreachable
-from startup.journal import RUNNING, Journal
+from startup.ledger.journal import RUNNING, Journal
 from startup.settings.address import parse
 
 Query = Callable[[str, str], list[tuple[Any, ...]]]

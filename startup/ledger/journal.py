@@ -13,10 +13,10 @@ import time
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 
-from startup import ledger as book
 from startup import log
 from startup.database.session import Session
 from startup.errors import StartupError
+from startup.ledger import ledger as book
 
 TABLE = "startup_node"
 COLUMNS = {
