@@ -67,7 +67,7 @@ class Execution:
     def run(self, task: Task, session: Session | None = None) -> str:
         """Run a task; a word on what it did. A command ends with LockLost when *session*'s lock is gone."""
         if task.kind == "users" and session is not None:
-            from startup import users
+            from startup.builtin import users
 
             return users.insert(session, task.data, self._settings.users_table)
         if task.kind == "function":

@@ -201,7 +201,7 @@ class Planner:
                 task.data = files.load(settings.migrations, given=settings.given("STARTUP_MIGRATIONS"))
                 return str(task.data.note or "")
             if task.kind == "users":
-                from startup import users
+                from startup.builtin import users
 
                 if not os.path.exists(settings.users) and not asked_for and not settings.given("STARTUP_USERS"):
                     return f"insert_users has nothing to do: there is no {settings.users}"

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from startup import users
+from startup.builtin import users
 from startup.errors import SettingError
 
 SECRET = "hunter2-and-more"
