@@ -8,13 +8,13 @@ __version__ = "0.1.0"
 __all__ = ["Context", "task"]
 
 if TYPE_CHECKING:
-    from startup.tasks import Context, task
+    from startup.plan.task import Context, task
 
 
 def __getattr__(name: str) -> object:
     """Import on first use: the launcher and the ping must not pay for what they do not need (PEP 562)."""
     if name in __all__:
-        from startup import tasks
+        from startup.plan import task as tasks
 
         return getattr(tasks, name)
     raise AttributeError(name)

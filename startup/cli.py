@@ -17,7 +17,7 @@ from startup.state import State
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from startup.plan import Plan
+    from startup.plan.planner import Plan
     from startup.runner import Runner
 
 #: Exit codes that only entrypoint.sh sees: the app ended while tasks were left, having answered its ping or not.
@@ -108,7 +108,7 @@ def _undone(tasks: Sequence[str]) -> str:
 
 def init(arguments: argparse.Namespace, interrupts: Interrupts) -> int:
     """Run the post_start list, or the named tasks, and exit."""
-    from startup import plan
+    from startup.plan import planner as plan
 
     loaded = _load()
     log.always(phase="post_start")
@@ -146,7 +146,7 @@ def phase(arguments: argparse.Namespace, interrupts: Interrupts) -> int:
 
 
 def _start_phase(name: str, loaded: Settings, app: int | None, kept: State, interrupts: Interrupts) -> int:
-    from startup.plan import STOP_PHASES, Planner
+    from startup.plan.planner import STOP_PHASES, Planner
 
     planner = Planner(loaded)
     plan = planner.plan(name)

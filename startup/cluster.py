@@ -9,9 +9,9 @@ from startup import log
 from startup.database.session import Session
 from startup.errors import SettingError
 from startup.ledger.ledger import Ledger
+from startup.plan.task import Task
 from startup.process.interrupts import Interrupts
 from startup.settings.settings import Settings
-from startup.tasks import Task
 
 if TYPE_CHECKING:
     from startup import migrations

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 from startup import log
 from startup.errors import StartupError
-from startup.plan import START_PHASES, STOP_PHASES, Plan, Planner
+from startup.plan.planner import START_PHASES, STOP_PHASES, Plan, Planner
+from startup.plan.task import Task
 from startup.settings.settings import Settings
-from startup.tasks import Task
 
 if TYPE_CHECKING:
     from startup import migrations

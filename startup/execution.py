@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, cast
 from startup import log
 from startup.database.session import Session
 from startup.errors import Interrupted, LockLost, StartupError, TaskFailed, TimedOut
-from startup.plan import STOP_PHASES, see_the_apps_modules
+from startup.plan.planner import STOP_PHASES, see_the_apps_modules
+from startup.plan.task import Context, Task
 from startup.process.command import Command
 from startup.process.interrupts import Interrupts
 from startup.settings.settings import Settings
-from startup.tasks import Context, Task
 
 if TYPE_CHECKING:
     from startup import migrations
@@ -120,7 +120,7 @@ class Execution:
 
 def _explain(error: BaseException) -> str:
     """Type and message of what a task raised, and the line of it that is not ours."""
-    from startup.plan import _where
+    from startup.plan.planner import _where
 
     text = str(error).strip()
     return f"{type(error).__name__}{': ' + text if text else ''}{_where(error)}"

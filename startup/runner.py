@@ -18,12 +18,12 @@ from startup.execution import Execution
 from startup.ledger import journal
 from startup.ledger import ledger as book
 from startup.ledger.ledger import Entry
-from startup.plan import Plan
+from startup.plan.planner import Plan
+from startup.plan.task import Task
 from startup.preparation import Preparation
 from startup.process.interrupts import Interrupts
 from startup.settings.settings import Settings
 from startup.state import State
-from startup.tasks import Task
 
 
 class Runner:

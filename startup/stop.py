@@ -8,7 +8,7 @@ from dataclasses import replace
 from startup import log
 from startup.database.session import Session
 from startup.errors import StartupError, TaskFailed
-from startup.plan import resolve
+from startup.plan.planner import resolve
 from startup.process.interrupts import Interrupts
 from startup.runner import Runner
 from startup.settings.settings import Settings

@@ -13,7 +13,7 @@ from startup.database.session import Holder
 from startup.errors import Busy, LockUnavailable, TaskFailed, Unreachable
 from startup.ledger import ledger as book
 from startup.ledger.ledger import Run
-from startup.tasks import Task
+from startup.plan.task import Task
 
 #: Seconds between two looks: short at first, for a run that is over soon, then easy on the server.
 FIRST_PAUSE, LONGEST_PAUSE = 0.025, 1.0

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from startup.hooks import Found, find
+from startup.plan.hooks import Found, find
 
 
 @pytest.fixture

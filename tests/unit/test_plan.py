@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from startup import tasks
 from startup.errors import SettingError
-from startup.plan import Plan, Planner, resolve
+from startup.plan import task as tasks
+from startup.plan.planner import Plan, Planner, resolve
+from startup.plan.task import Task
 from startup.settings.settings import load
-from startup.tasks import Task
 
 POSTGRES = "postgresql://127.0.0.1:1/a"
 
@@ -23,7 +23,7 @@ POSTGRES = "postgresql://127.0.0.1:1/a"
 def _own_modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(tasks, "registry", {})
-    monkeypatch.setattr("startup.plan.registry", tasks.registry)
+    monkeypatch.setattr("startup.plan.planner.registry", tasks.registry)
     path, modules = list(sys.path), set(sys.modules)
     yield
     sys.path[:] = path

@@ -11,10 +11,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, cast
 
-from startup import hooks
 from startup.errors import Interrupted, SettingError
+from startup.plan import hooks
+from startup.plan.task import Policy, Task, not_callable, registry
 from startup.settings.settings import REFERENCE, Item, Settings, items
-from startup.tasks import Policy, Task, not_callable, registry
 
 START_PHASES = ("pre_start", "post_start")
 STOP_PHASES = ("pre_stop", "post_stop")
@@ -284,7 +284,7 @@ def _where(error: BaseException) -> str:
     import sysconfig
     import traceback
 
-    own = os.path.dirname(os.path.abspath(__file__))
+    own = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
     frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith(("<frozen", own))]
     frames = [frame for frame in frames if f"{os.sep}importlib{os.sep}" not in frame.filename]
     library = re.compile(rf"{re.escape(sysconfig.get_path('stdlib'))}/|.*/(site|dist)-packages/")
