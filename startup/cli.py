@@ -18,7 +18,7 @@ from startup.state import State
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from startup.plan.planner import Plan
-    from startup.runner import Runner
+    from startup.run.runner import Runner
 
 #: Exit codes that only entrypoint.sh sees: the app ended while tasks were left, having answered its ping or not.
 APP_ENDED, APP_ENDED_UNANSWERED = 3, 4
@@ -84,7 +84,7 @@ def _load(warn: bool = True) -> Settings:
 
 def _runner(loaded: Settings, plan: Plan, state: State, interrupts: Interrupts) -> Runner:
     from startup.database.connect import connect
-    from startup.runner import Runner
+    from startup.run.runner import Runner
 
     for warning in plan.warnings:
         log.warn(warning)
@@ -202,7 +202,7 @@ def _wait_for_the_app(loaded: Settings, plan: Plan, app: int, kept: State, runne
 
 def _stop_phase(name: str, loaded: Settings, interrupts: Interrupts) -> int:
     """Stop tasks share one time limit, STARTUP_HOOK_TIMEOUT; one that fails keeps nothing from being stopped."""
-    from startup.stop import run_stop_tasks
+    from startup.run.stop import run_stop_tasks
 
     return run_stop_tasks(name, loaded, interrupts)
 

@@ -17,7 +17,7 @@ from startup.settings.settings import Settings
 if TYPE_CHECKING:
     from startup import migrations
     from startup.database.session import Session
-    from startup.runner import Runner
+    from startup.run.runner import Runner
 
 
 def plan(arguments: argparse.Namespace, settings: Settings) -> int:
@@ -61,7 +61,7 @@ class _Outlook:
         from startup.database.connect import connect
         from startup.ledger.ledger import Ledger
         from startup.process.interrupts import Interrupts
-        from startup.runner import Runner
+        from startup.run.runner import Runner
         from startup.state import State
 
         self._runner = Runner(self._settings, resolved, State(""), Interrupts(), lambda: connect(self._settings))

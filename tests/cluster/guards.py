@@ -7,12 +7,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from startup import cluster, execution, log, migrations, runner, waiting
+from startup import log, migrations
 from startup.database import sqlite
 from startup.database.postgres import reach as postgres_connect
 from startup.database.postgres import session as postgres
 from startup.ledger import ledger
 from startup.migrations import execute, side, tables
+from startup.run import cluster, execution, runner, waiting
 
 replace: Callable[[Any, str, Any], None] = setattr
 

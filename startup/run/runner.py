@@ -10,18 +10,19 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
-from startup import log, waiting
-from startup.cluster import Cluster
+from startup import log
 from startup.database.session import Session
 from startup.errors import Interrupted, LockLost, StartupError, TaskFailed, Unreachable
-from startup.execution import Execution
 from startup.ledger import journal
 from startup.ledger import ledger as book
 from startup.ledger.ledger import Entry
 from startup.plan.planner import Plan
 from startup.plan.task import Task
-from startup.preparation import Preparation
 from startup.process.interrupts import Interrupts
+from startup.run import waiting
+from startup.run.cluster import Cluster
+from startup.run.execution import Execution
+from startup.run.preparation import Preparation
 from startup.settings.settings import Settings
 from startup.state import State
 

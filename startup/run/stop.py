@@ -10,7 +10,7 @@ from startup.database.session import Session
 from startup.errors import StartupError, TaskFailed
 from startup.plan.planner import resolve
 from startup.process.interrupts import Interrupts
-from startup.runner import Runner
+from startup.run.runner import Runner
 from startup.settings.settings import Settings
 from startup.state import State
 

@@ -8,12 +8,12 @@ from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime, timezone
 
 from startup import log
-from startup.cluster import Cluster
 from startup.database.session import Holder
 from startup.errors import Busy, LockUnavailable, TaskFailed, Unreachable
 from startup.ledger import ledger as book
 from startup.ledger.ledger import Run
 from startup.plan.task import Task
+from startup.run.cluster import Cluster
 
 #: Seconds between two looks: short at first, for a run that is over soon, then easy on the server.
 FIRST_PAUSE, LONGEST_PAUSE = 0.025, 1.0
