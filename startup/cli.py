@@ -246,7 +246,7 @@ def _verb(module: str, function: str) -> Callable[[argparse.Namespace, Interrupt
     def run(arguments: argparse.Namespace, interrupts: Interrupts) -> int:
         import importlib
 
-        loaded = _load(warn=module == "startup.describe")
+        loaded = _load(warn=module == "startup.verbs.describe")
         return int(getattr(importlib.import_module(module), function)(arguments, loaded))
 
     return run
@@ -268,16 +268,16 @@ def _parser(hidden: bool) -> argparse.ArgumentParser:
     add("ping", ping, "does the app answer? 0 yes, 1 not yet").add_argument(
         "--wait", action="store_true", help="wait for it; 124 after STARTUP_PING_TIMEOUT"
     )
-    add("plan", _verb("startup.describe", "plan"), "what init would run, and why not the rest; changes nothing")
-    add("status", _verb("startup.status", "status"), "migrations, ledger, and who holds the lock").add_argument(
+    add("plan", _verb("startup.verbs.describe", "plan"), "what init would run, and why not the rest; changes nothing")
+    add("status", _verb("startup.verbs.status", "status"), "migrations, ledger, and who holds the lock").add_argument(
         "--json", action="store_true"
     )
     add("health", health, "the phase in one line; 0 when ready, 1 when not")
-    add("describe", _verb("startup.describe", "describe"), "tasks, hooks and settings as resolved").add_argument(
+    add("describe", _verb("startup.verbs.describe", "describe"), "tasks, hooks and settings as resolved").add_argument(
         "--json", action="store_true"
     )
-    add("forget", _verb("startup.status", "forget"), "take a task out of the ledger").add_argument("name")
-    add("rollback", _verb("startup.status", "rollback"), "take back the newest migrations").add_argument(
+    add("forget", _verb("startup.verbs.status", "forget"), "take a task out of the ledger").add_argument("name")
+    add("rollback", _verb("startup.verbs.status", "rollback"), "take back the newest migrations").add_argument(
         "--count", type=_count, default=1, metavar="N"
     )
     if hidden:  # entrypoint.sh's own

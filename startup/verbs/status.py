@@ -10,7 +10,7 @@ import sys
 from datetime import datetime, timezone
 from typing import Any
 
-from startup import log, timeline
+from startup import log
 from startup.database.connect import connect
 from startup.database.session import Session
 from startup.errors import LockUnavailable, SettingError, Unreachable
@@ -19,6 +19,7 @@ from startup.ledger import ledger as book
 from startup.ledger.journal import Node
 from startup.ledger.ledger import Ledger
 from startup.settings.settings import Settings, normal, require
+from startup.verbs import timeline
 
 #: The width of the first column, and how many names of a kind are listed.
 MARGIN, SHOWN = 12, 10
