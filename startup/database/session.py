@@ -1,13 +1,70 @@
-"""What the rest of the code knows of a database: an address, and one session that holds the lock and does the work."""
+"""What the rest of the code knows of a database: one session that holds the lock and does the work, and its dialect.
+
+Another database is one more file with both, and a line in :mod:`startup.database.connect`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from startup.database.statement import Split, Statement
 
 Row = tuple[Any, ...]
+
+
+class Dialect:
+    """The SQL that a database understands. What is said here suits PostgreSQL and SQLite alike."""
+
+    #: The time now, and a day ago; the type of a column that holds it.
+    now: str
+    a_day_ago: str
+    timestamp: str
+    #: yoyo's class for it, ``module:name``.
+    yoyo_backend: str
+    #: How a parameter is written on the driver's own connection; :meth:`Session.execute` takes ``%s`` everywhere.
+    placeholder = "%s"
+    #: Does a writer keep out all others? Then nothing is written that nobody waits for, nor on a second connection.
+    single_writer = False
+    #: CREATE INDEX CONCURRENTLY, which may leave an INVALID index.
+    concurrent_indexes = False
+
+    def split(self, text: str) -> Split:
+        """The statements of a file, as this database sees them; it need not be reachable for that."""
+        raise NotImplementedError
+
+    def may_pass_later(self, error: BaseException) -> bool:
+        """Was it only the wrong moment: a lock that others held, a deadlock, a conflict?"""
+        raise NotImplementedError
+
+    def quote(self, name: str) -> str:
+        """*name* as an identifier."""
+        return '"' + name.replace('"', '""') + '"'
+
+    def upsert(
+        self,
+        table: str,
+        values: Mapping[str, str],
+        key: str,
+        changes: Mapping[str, str] | None = None,
+        unless: str = "",
+        rows: int = 1,
+    ) -> str:
+        """INSERT of *rows* rows (columns and SQL expressions), which replaces the row that has the same *key*.
+
+        *changes* are expressions for columns that take another value then: ``old.NAME`` is what stands there,
+        ``excluded.NAME`` what would have been inserted. Where *unless* is true of the two, the old row stays.
+        """
+        update = {name: f"excluded.{name}" for name in values if name not in key.split(", ")} | dict(changes or {})
+        return (
+            f"INSERT INTO {table} AS old ({', '.join(values)}) VALUES "
+            + ", ".join([f"({', '.join(values.values())})"] * rows)
+            + f" ON CONFLICT ({key}) DO UPDATE SET {', '.join(f'{name} = {value}' for name, value in update.items())}"
+            + (f" WHERE NOT ({unless})" if unless else "")
+        )
 
 
 @dataclass(frozen=True)
@@ -45,8 +102,16 @@ class Session(Protocol):
         """The lock file's descriptor, for children that shall keep the lock while they live; None without a file."""
 
     @property
-    def dialect(self) -> Literal["postgresql", "sqlite"]:
+    def dialect(self) -> Dialect:
         """Whose SQL it understands."""
+
+    @property
+    def backend(self) -> int:
+        """The server's process behind it; 0 where there is none."""
+
+    @property
+    def in_transaction(self) -> bool:
+        """Is a transaction open, whoever has begun it?"""
 
     @property
     def read_only(self) -> str:
@@ -62,14 +127,30 @@ class Session(Protocol):
     def execute_all(self, statements: Sequence[tuple[str, Sequence[object]]]) -> None:
         """Run several statements that give no rows, in one round trip where the database can."""
 
+    def execute_script(self, text: str, statements: Sequence[Statement]) -> None:
+        """Run the *statements* of *text*, in one round trip where the database can; AtStatement for the one that fails.
+
+        Within :meth:`transaction`.
+        """
+
+    def execute_if_free(self, sql: str, parameters: Sequence[object] = ()) -> None:
+        """As :meth:`execute`, for what matters to nobody: it fails where another writer would have to be waited for."""
+
     def transaction(
         self, before_commit: Callable[[], None] | None = None, table_lock_timeout: float | None = None
     ) -> AbstractContextManager[object]:
-        """BEGIN ... COMMIT (SQLite: BEGIN IMMEDIATE), ROLLBACK when the block raises. Not nested. Gives its id.
+        """BEGIN ... COMMIT (SQLite: BEGIN IMMEDIATE), ROLLBACK when the block raises. Not nested.
 
         *table_lock_timeout* holds in the block, in seconds, 0 for no limit; without it the session's own does.
-        *before_commit* runs inside it, last, when the block neither ended the transaction nor lost the lock.
+        *before_commit* runs inside it, last, when the block neither ended the transaction nor lost the lock. Raises
+        EndedInside for a block that ended it by itself, whether it then failed (which is the cause) or not.
         """
+
+    def limit_table_locks(self, seconds: float) -> None:
+        """From here on, outside transactions: how long a statement may wait for a table; 0 for no limit."""
+
+    def as_itself(self) -> AbstractContextManager[None]:
+        """In the block it has its own rights, whatever role was taken on it; afterwards that role's again."""
 
     def watch(self, on_lost: Callable[[], None]) -> AbstractContextManager[None]:
         """While a command runs: look the lock up every second; *on_lost* is called, on a thread, if it is gone."""
@@ -78,13 +159,16 @@ class Session(Protocol):
         """*name* as an identifier that means the same table whatever the search_path is now."""
 
     def ensure_schema(self) -> None:
-        """Create the address's schema where it is missing. Only under the lock."""
+        """Before tables are made, in the transaction for that: create the address's schema where it is missing.
 
-    def has_table(self, name: str) -> bool:
-        """Is there a table of this name in the session's own schema?"""
+        Until its end nobody else makes tables here, of whatever namespace. TaskFailed where there is no schema at all.
+        """
 
-    def columns(self, table: str) -> set[str]:
-        """The names of a table's columns; none where it is not there."""
+    def tables(self, *names: str) -> dict[str, set[str]]:
+        """Those of these tables that are there, each with the names of its columns. Asking makes nothing."""
+
+    def may_write(self, table: str) -> bool:
+        """May this session SELECT, INSERT and UPDATE in a table that is there?"""
 
     def try_lock(self) -> bool:
         """One try, never a blocking wait."""
@@ -106,6 +190,18 @@ class Session(Protocol):
 
     def blockers(self, pid: int | None = None) -> list[str]:
         """The sessions this one, or the server's process *pid*, is waiting for, each in words. None on SQLite."""
+
+    def progress(self, backend: int) -> list[str]:
+        """How far the statement of the server's process *backend* is, and who waits for it, each in words."""
+
+    def invalid_indexes(self) -> list[tuple[str, str]]:
+        """Indexes that no query uses, with their tables: what an interrupted CREATE INDEX CONCURRENTLY leaves."""
+
+    def aside(self, sql: str) -> list[Row]:
+        """Ask *sql* on a short-lived connection of its own, where a server has several."""
+
+    def second(self) -> Any:
+        """A second connection (the driver's), set up as this one, where a server has several."""
 
     def cancel(self) -> None:
         """End the statement that runs now, from another thread or a signal handler."""

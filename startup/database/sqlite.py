@@ -5,16 +5,18 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import re
 import sqlite3
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from functools import cached_property
-from typing import Any, Literal, NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 from startup import log
-from startup.database.session import Holder, Row
-from startup.errors import Busy, Interrupted, LockLost, SettingError, TaskFailed, Unreachable
+from startup.database.session import Dialect, Holder, Row
+from startup.database.statement import AtStatement, Split, Statement
+from startup.errors import Busy, EndedInside, Interrupted, LockLost, SettingError, TaskFailed, Unreachable
 from startup.process.watch import watching
 from startup.settings.address import Address
 
@@ -24,6 +26,8 @@ T = TypeVar("T")
 BUSY = 60.0
 #: The same without the lock, where a look can be repeated, and there is something to say meanwhile.
 LOOK = 2.0
+#: The same for a row that matters to nobody.
+SHORT = 0.1
 #: For so long SQLite itself waits, in C code, where no signal is heeded; in milliseconds.
 _BUSY_STEP = 200
 #: How often the lock is looked up while a command runs, in seconds.
@@ -34,7 +38,43 @@ _COMMITTED = (
 )
 
 
-def connect(address: Address, *, node: str = "") -> SqliteSession:
+class SqliteDialect(Dialect):
+    """See :class:`startup.database.session.Dialect`."""
+
+    now = "strftime('%Y-%m-%d %H:%M:%f', 'now')"
+    a_day_ago = "strftime('%Y-%m-%d %H:%M:%f', 'now', '-1 day')"
+    timestamp = "text"
+    yoyo_backend = "yoyo.backends.core.sqlite3:SQLiteBackend"
+    placeholder = "?"
+    single_writer = True
+
+    def split(self, text: str) -> Split:
+        """By SQLite's own complete_statement()."""
+        statements: list[Statement] = []
+        start = 0
+        for end in [*(found.end() for found in re.finditer(";", text)), len(text)]:
+            candidate = text[start:end]
+            if end < len(text) and ("\0" in candidate or not sqlite3.complete_statement(candidate)):
+                continue
+            blank = re.match(r"(?:\s|--[^\n]*(?:\n|$)|/\*.*?\*/|;)*", candidate, re.DOTALL)
+            first = blank.end() if blank else 0
+            if first < len(candidate):
+                statements.append(Statement(candidate[first:], start + first))
+            start = end
+        return Split(statements)
+
+    def may_pass_later(self, error: BaseException) -> bool:
+        """SQLITE_BUSY and SQLITE_LOCKED; Python before 3.11 has words alone."""
+        name = str(getattr(error, "sqlite_errorname", ""))
+        return name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")) or (
+            isinstance(error, sqlite3.Error) and "is locked" in str(error)
+        )
+
+
+SQLITE = SqliteDialect()
+
+
+def connect(address: Address, *, node: str = "", **_: object) -> SqliteSession:
     """Open the session. The file is made by the first statement that needs it.
 
     Raises SettingError when its directory is missing, Unreachable when it may not be read or is no database.
@@ -128,7 +168,8 @@ class Connection(sqlite3.Connection):
 class SqliteSession:
     """See :class:`startup.database.Session`."""
 
-    dialect: Literal["sqlite"] = "sqlite"
+    dialect: Dialect = SQLITE
+    backend = 0
     #: The kernel frees the lock of a process that ended, at once.
     dead_peer_seconds: float = 0.0
     #: The lock file's descriptor while the lock is held: a command that inherits it keeps the lock until it ends.
@@ -173,19 +214,18 @@ class SqliteSession:
         return 'main."' + name.replace('"', '""') + '"'
 
     def ensure_schema(self) -> None:
-        """SQLite has no schemas."""
+        """SQLite has no schemas, and one writer."""
 
-    def has_table(self, name: str) -> bool:
-        """Is there a table of this name? Asking makes no file."""
+    def tables(self, *names: str) -> dict[str, set[str]]:
+        """Those of these tables that are there, each with the names of its columns. Asking makes no file."""
         if not os.path.exists(self._path):
-            return False
-        return bool(self.execute("SELECT 1 FROM main.sqlite_master WHERE type = 'table' AND name = %s", [name]))
+            return {}
+        columns = {name: self.execute("SELECT name FROM pragma_table_info(%s, 'main')", [name]) for name in names}
+        return {name: {column for (column,) in rows} for name, rows in columns.items() if rows}
 
-    def columns(self, table: str) -> set[str]:
-        """The names of a table's columns; none where it is not there. Asking makes no file."""
-        if not os.path.exists(self._path):
-            return set()
-        return {name for (name,) in self.execute("SELECT name FROM pragma_table_info(%s, 'main')", [table])}
+    def may_write(self, table: str) -> bool:
+        """May this session SELECT, INSERT and UPDATE in a table that is there?"""
+        return not self.read_only
 
     # Work
 
@@ -209,6 +249,34 @@ class SqliteSession:
         if self.connection.in_transaction:
             return run()
         return self._patiently(run, LOOK if self.lock_fd is None else BUSY, "used")
+
+    def execute_if_free(self, sql: str, parameters: Sequence[object] = ()) -> None:
+        """Past :meth:`execute`, which waits for other writers, for a minute with the lock, and then fails the run."""
+        self.connection.execute(f"PRAGMA busy_timeout = {SHORT * 1000:.0f}")
+        try:
+            self.connection.execute(sql.replace("%s", "?"), tuple(parameters))
+        finally:
+            self.connection.execute(f"PRAGMA busy_timeout = {BUSY * 1000:.0f}")
+
+    def execute_script(self, text: str, statements: Sequence[Statement]) -> None:
+        """One after another. AtStatement for the one that fails."""
+        for statement in statements:
+            try:
+                self.connection.execute(statement.text).fetchall()  # SQLite works while rows are fetched
+            except Exception as error:
+                raise AtStatement(error, statement.offset) from error
+
+    @property
+    def in_transaction(self) -> bool:
+        """Is a transaction open, whoever has begun it?"""
+        return bool(self.connection.in_transaction)
+
+    def limit_table_locks(self, seconds: float) -> None:
+        """SQLite locks the whole file, and has a limit for that."""
+
+    def as_itself(self) -> AbstractContextManager[None]:
+        """SQLite has no roles."""
+        return nullcontext()
 
     @contextmanager
     def transaction(
@@ -262,7 +330,7 @@ class SqliteSession:
         except sqlite3.Error as error:
             raise TaskFailed(f"the task closed the connection that it was given: {error}") from error
         if rolled_back:  # ON CONFLICT ROLLBACK and RAISE(ROLLBACK) ask no authorizer
-            raise TaskFailed(_COMMITTED.format(verb="a rollback"))
+            raise EndedInside(_COMMITTED.format(verb="a rollback"))
         if self.lock_fd is not None:
             self.require_lock()
 
@@ -304,6 +372,22 @@ class SqliteSession:
 
     def blockers(self, pid: int | None = None) -> list[str]:
         """SQLite does not tell."""
+        return []
+
+    def progress(self, backend: int) -> list[str]:
+        """SQLite does not tell."""
+        return []
+
+    def aside(self, sql: str) -> list[Row]:
+        """SQLite has no server."""
+        raise NotImplementedError
+
+    def second(self) -> Any:
+        """Nor would it bear one."""
+        raise NotImplementedError
+
+    def invalid_indexes(self) -> list[tuple[str, str]]:
+        """There are none."""
         return []
 
     def cancel(self) -> None:

@@ -6,9 +6,10 @@ import hashlib
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from startup import log
+from startup.database.postgres.dialect import POSTGRESQL
 from startup.database.postgres.reach import (
     APPLICATION,
     NAME_BYTES,
@@ -20,7 +21,8 @@ from startup.database.postgres.reach import (
     reach,
     session_settings,
 )
-from startup.database.session import Holder, Row
+from startup.database.session import Dialect, Holder, Row
+from startup.database.statement import AtStatement, Statement
 from startup.errors import EndedInside, LockLost, SettingError, StartupError, TaskFailed, Unreachable
 from startup.process.watch import watching
 from startup.settings.address import Address
@@ -32,6 +34,8 @@ if TYPE_CHECKING:
 WATCH = 1.0
 #: For a question on a second connection, in seconds.
 ASIDE = 5.0
+#: The advisory lock for making tables: held for a moment, by one who waits for nothing.
+_CREATION = int.from_bytes(b"startup+", "big")
 #: How often a pooler that is said to keep sessions apart is put to the test.
 POOLER_PROBES = 10
 _RESTORE = "RESET SESSION AUTHORIZATION; RESET ROLE; RESET ALL; "
@@ -87,7 +91,7 @@ def lock_key(namespace: str) -> int:
 class PostgresSession:
     """See :class:`startup.database.Session`. ``schema`` is the one that own tables belong in."""
 
-    dialect: Literal["postgresql"] = "postgresql"
+    dialect: Dialect = POSTGRESQL
     #: PostgreSQL's lock has no file, so a child cannot keep it.
     lock_fd: int | None = None
 
@@ -118,7 +122,8 @@ class PostgresSession:
             f"EXISTS (SELECT FROM pg_catalog.pg_locks WHERE {self._is_lock} AND pid = pg_catalog.pg_backend_pid())"
         )
         connection.isolation_level = self._isolation
-        ((self._pid,),) = self._rows("SELECT pg_catalog.pg_backend_pid()")
+        #: As the server sees it: a pooler tells another.
+        self.backend = int(self._rows("SELECT pg_catalog.pg_backend_pid()")[0][0])
         self._refuse_pooler(pooler)
         self._settings = self._set(session_settings(connection.info.server_version, connect_arguments, address.schema))
         self._schema = address.schema
@@ -127,7 +132,7 @@ class PostgresSession:
 
     def _refuse_pooler(self, allowed: bool) -> None:
         """A pooler shows a backend pid of its own making; one that shares sessions gives ours to a second client."""
-        if self.connection.info.backend_pid == self._pid:
+        if self.connection.info.backend_pid == self.backend:
             return
         where = f"DATABASE_URL is '{self.address.masked}', which leads to a pooler (PgBouncer or the like)"
         right = "right would be STARTUP_DATABASE_URL with the server's own address"
@@ -154,7 +159,7 @@ class PostgresSession:
         def ask() -> bool:
             with psycopg.connect(**{"connect_timeout": int(ASIDE), **self._arguments}) as second:
                 return any(
-                    self._rows(pid) != [(self._pid,)] or second.execute(pid).fetchall() == [(self._pid,)]
+                    self._rows(pid) != [(self.backend,)] or second.execute(pid).fetchall() == [(self.backend,)]
                     for _ in range(POOLER_PROBES)
                 )
 
@@ -192,44 +197,50 @@ class PostgresSession:
 
     def qualify(self, name: str) -> str:
         """*name* as an identifier that means the same table whatever the search_path is now."""
-        return ".".join('"' + part.replace('"', '""') + '"' for part in (self.schema, name) if part)
+        return ".".join(self.dialect.quote(part) for part in (self.schema, name) if part)
 
     def ensure_schema(self) -> None:
-        """Create the address's schema where it is missing. Under the lock only: IF NOT EXISTS does not bear races.
-
-        SettingError when this role may not.
-        """
+        """See :meth:`startup.database.session.Session.ensure_schema`. SettingError when this role may not."""
         import psycopg
 
+        self.execute(f"SELECT pg_catalog.pg_advisory_xact_lock({_CREATION})")
         name = self.address.schema
         if name and not self.execute("SELECT 1 FROM pg_catalog.pg_namespace WHERE nspname = %s", [name]):
             try:
-                self.execute('CREATE SCHEMA "' + name.replace('"', '""') + '"')
+                self.execute(f"CREATE SCHEMA {self.dialect.quote(name)}")
             except psycopg.errors.InsufficientPrivilege as error:
                 raise SettingError(
                     f"DATABASE_URL asks for the schema '{name}', which is not there and which this role may not create "
                     f"({one_line(error)}): right would be CREATE SCHEMA by the database's owner, or another ?schema="
                 ) from error
+        if not self.schema:
+            path = self.execute("SELECT pg_catalog.current_setting('search_path')")[0][0]
+            raise TaskFailed(f"no schema to keep tables in: none of {path} exists: create it, or name one by ?schema=")
 
-    def has_table(self, name: str) -> bool:
-        """Is there a table of this name in the session's own schema?"""
-        return bool(
-            self.execute(
-                "SELECT 1 FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace"
-                " WHERE n.nspname = %s AND c.relname = %s AND c.relkind IN ('r', 'p')",
-                [self.schema, name],
-            )
-        )
-
-    def columns(self, table: str) -> set[str]:
-        """The names of the columns of a table in the session's own schema."""
+    def tables(self, *names: str) -> dict[str, set[str]]:
+        """Those of these tables that are there, in the session's own schema, each with the names of its columns."""
         rows = self.execute(
-            "SELECT a.attname FROM pg_catalog.pg_attribute a JOIN pg_catalog.pg_class c ON c.oid = a.attrelid"
+            "SELECT n.nspname, c.relname, a.attname FROM pg_catalog.pg_class c"
             " JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace"
-            " WHERE n.nspname = %s AND c.relname = %s AND a.attnum > 0 AND NOT a.attisdropped",
-            [self.schema, table],
+            " LEFT JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped"
+            " WHERE n.nspname = coalesce(%s, pg_catalog.current_schema()) AND c.relname = ANY (%s)"
+            " AND c.relkind IN ('r', 'p')",
+            [self._schema or None, list(names)],
         )
-        return {name for (name,) in rows}
+        found: dict[str, set[str]] = {}
+        for self._schema, table, column in rows:
+            found.setdefault(table, set()).update([column] if column else ())
+        return found
+
+    def may_write(self, table: str) -> bool:
+        """May this session SELECT, INSERT and UPDATE in a table that is there?"""
+        rights = ("SELECT", "INSERT", "UPDATE")
+        rows = self.execute(
+            "SELECT pg_catalog.current_setting('transaction_read_only') = 'off'"
+            + "".join(f" AND pg_catalog.has_table_privilege(%s, '{right}')" for right in rights),
+            [self.qualify(table)] * len(rights),
+        )
+        return bool(rows[0][0])
 
     @property
     def read_only(self) -> str:
@@ -269,6 +280,56 @@ class PostgresSession:
         with self._alive(), ClientCursor(self.connection) as cursor:
             cursor.execute("; ".join(cursor.mogrify(sql, parameters) for sql, parameters in statements))
 
+    def execute_if_free(self, sql: str, parameters: Sequence[object] = ()) -> None:
+        """Writers of different rows do not wait for each other here."""
+        self.execute(sql, parameters)
+
+    def execute_script(self, text: str, statements: Sequence[Statement]) -> None:
+        """All of them in one message: no round trip and no savepoint for each. AtStatement for the one that fails."""
+        if not statements:
+            return
+        import psycopg
+
+        class Counting(psycopg.Cursor[Any]):
+            count = 0
+
+            def _check_results(self, results: list[Any]) -> None:
+                self.count = len(results)
+                super()._check_results(results)
+
+        first, last = statements[0], statements[-1]
+        with Counting(self.connection) as cursor:
+            try:
+                cursor.execute(text[first.offset : last.offset + len(last.text)].encode(), prepare=False)
+            except psycopg.Error as error:
+                if error.diag.statement_position:
+                    raise AtStatement(error, first.place(error)) from error
+                if 0 < cursor.count <= len(statements):  # the result of the one that failed is the last
+                    raise AtStatement(error, statements[cursor.count - 1].offset) from error
+                raise
+
+    @property
+    def in_transaction(self) -> bool:
+        """Is a transaction open, whoever has begun it?"""
+        from psycopg.pq import TransactionStatus
+
+        return bool(self.connection.info.transaction_status != TransactionStatus.IDLE)
+
+    def limit_table_locks(self, seconds: float) -> None:
+        """lock_timeout of the session, as of :meth:`reset` it is none."""
+        self.execute("SELECT pg_catalog.set_config('lock_timeout', %s, false)", [str(round(seconds * 1000))])
+
+    @contextmanager
+    def as_itself(self) -> Iterator[None]:
+        """Without the role that was taken by SET ROLE; that is taken again."""
+        role = self.execute("SELECT pg_catalog.current_setting('role')")[0][0]
+        if role == "none":
+            yield
+            return
+        self.execute("RESET ROLE")
+        yield
+        self.execute(f"SET ROLE {self.dialect.quote(role)}")
+
     @contextmanager
     def _alive(self) -> Iterator[None]:
         """Turn the end of the session, however it shows, into what it means for the lock."""
@@ -293,39 +354,55 @@ class PostgresSession:
     @contextmanager
     def transaction(
         self, before_commit: Callable[[], None] | None = None, table_lock_timeout: float | None = None
-    ) -> Iterator[int]:
-        """BEGIN ... COMMIT, ROLLBACK when the block raises. Not nested. Gives the transaction's id.
+    ) -> Iterator[None]:
+        """See :meth:`startup.database.session.Session.transaction`; LockLost where the block let the lock go.
 
-        *table_lock_timeout* is lock_timeout in the block, in seconds; None leaves the session's own.
-        *before_commit* runs in the same transaction after the block was found not to have committed by itself
-        (TaskFailed) nor to have let the lock go (LockLost): for what must commit together with it. In the block
-        psycopg refuses ``commit()``, ``rollback()`` and ``with connection:``.
+        In the block psycopg refuses ``commit()``, ``rollback()`` and ``with connection:``.
         """
         import psycopg
-        from psycopg.pq import TransactionStatus
 
-        if self.connection.info.transaction_status != TransactionStatus.IDLE:
+        if self.in_transaction:
             raise RuntimeError("a transaction is open already")
-        with self._alive(), self.connection.transaction():
-            try:
-                ((ours, _),) = self._rows(
-                    "SELECT pg_catalog.txid_current(), pg_catalog.set_config('lock_timeout', coalesce(%s,"
-                    " pg_catalog.current_setting('lock_timeout')), true)",
-                    [None if table_lock_timeout is None else str(round(table_lock_timeout * 1000))],
-                )
-            except psycopg.errors.ReadOnlySqlTransaction as error:
-                raise Unreachable(f"the database at {self.address.masked} cannot be written to: {error}") from error
-            try:
-                yield ours
-            except psycopg.Rollback as error:
-                raise TaskFailed(_COMMITTED) from error
-            except BaseException:
-                self._settle()
-                raise
-            self._require_transaction(ours)
-            if before_commit is not None:
-                self._rows(_RESTORE + self._settings)  # what follows is not under the block's role or search_path
-                before_commit()
+        ours: int | None = None
+        try:
+            with self._alive(), self.connection.transaction():
+                ours = self._begun(table_lock_timeout)
+                try:
+                    yield
+                except psycopg.Rollback as error:
+                    raise TaskFailed(_COMMITTED) from error
+                except BaseException as error:
+                    self._settle()
+                    if isinstance(error, Exception) and not self.in_transaction:
+                        _raise_ended_inside(error)
+                    raise
+                self._require_transaction(ours)
+                if before_commit is not None:
+                    self._rows(_RESTORE + self._settings)  # what follows is not under the block's role or search_path
+                    before_commit()
+        except Exception as error:
+            if ours is not None and self._has_committed(ours):  # and had begun another one
+                _raise_ended_inside(error)
+            raise
+
+    def _begun(self, table_lock_timeout: float | None) -> int:
+        """The id of the transaction that is open now, with that limit set in it."""
+        import psycopg
+
+        try:
+            ((ours, _),) = self._rows(
+                "SELECT pg_catalog.txid_current(), pg_catalog.set_config('lock_timeout', coalesce(%s,"
+                " pg_catalog.current_setting('lock_timeout')), true)",
+                [None if table_lock_timeout is None else str(round(table_lock_timeout * 1000))],
+            )
+        except psycopg.errors.ReadOnlySqlTransaction as error:
+            raise Unreachable(f"the database at {self.address.masked} cannot be written to: {error}") from error
+        return int(ours)
+
+    def _has_committed(self, transaction: int) -> bool:
+        with suppress(Exception):  # what failed before stands
+            return self._rows("SELECT pg_catalog.txid_status(%s)", [transaction]) == [("committed",)]
+        return False
 
     def _require_transaction(self, ours: int) -> None:
         """The transaction that runs must be the one that was begun, and the lock, if it was had, still there."""
@@ -333,7 +410,7 @@ class PostgresSession:
 
         status = self.connection.info.transaction_status
         if status == TransactionStatus.INERROR:
-            raise TaskFailed("a statement failed and nobody minded: the transaction can only be rolled back")
+            raise TaskFailed("a statement failed and its error was swallowed: the transaction is rolled back")
         if status == TransactionStatus.IDLE:
             raise EndedInside(_COMMITTED)
         ((now, locked),) = self._rows(f"SELECT pg_catalog.txid_current_if_assigned(), {self._lock_is_ours}")
@@ -410,7 +487,7 @@ class PostgresSession:
             self.require_lock()
             return True
         ((pid, self._held),) = self.execute(
-            f"SELECT pg_catalog.pg_backend_pid(), CASE WHEN pg_catalog.pg_backend_pid() <> {self._pid}"
+            f"SELECT pg_catalog.pg_backend_pid(), CASE WHEN pg_catalog.pg_backend_pid() <> {self.backend}"
             f" OR pg_catalog.pg_is_in_recovery() THEN false ELSE pg_catalog.pg_try_advisory_lock({self._key}) END"
         )
         self._require_backend(pid)
@@ -433,10 +510,10 @@ class PostgresSession:
             raise self._let_go()
 
     def _require_backend(self, pid: int) -> None:
-        if pid != self._pid:
+        if pid != self.backend:
             self._held = False
             raise LockLost(
-                f"the database session changed under us (backend {self._pid}, then {pid}), so no lock holds: "
+                f"the database session changed under us (backend {self.backend}, then {pid}), so no lock holds: "
                 "a pooler in between shares sessions; right would be STARTUP_DATABASE_URL with the server's own address"
             )
 
@@ -488,10 +565,11 @@ class PostgresSession:
     def blockers(self, pid: int | None = None) -> list[str]:
         """The sessions that this one (or process *pid*) waits for, each in words; asked on a second connection."""
         try:
-            rows = self._aside(
+            rows = self.aside(
                 "SELECT b.pid, a.usename, a.application_name, pg_catalog.host(a.client_addr), a.state, a.query,"
                 " extract(epoch FROM pg_catalog.clock_timestamp() - a.xact_start)::bigint"
-                f" FROM (SELECT DISTINCT pg_catalog.unnest(pg_catalog.pg_blocking_pids({pid or self._pid})) AS pid) b"
+                " FROM (SELECT DISTINCT"
+                f" pg_catalog.unnest(pg_catalog.pg_blocking_pids({pid or self.backend})) AS pid) b"
                 " LEFT JOIN pg_catalog.pg_stat_activity a ON a.pid = b.pid ORDER BY a.xact_start, b.pid"
             )
         except Exception as error:
@@ -499,15 +577,77 @@ class PostgresSession:
             return []
         return [_describe(*row) for row in rows]
 
-    def _aside(self, sql: str) -> list[Row]:
+    def aside(self, sql: str) -> list[Row]:
         """Ask *sql* on a short-lived connection of its own, within ASIDE seconds."""
-        import psycopg
 
         def ask() -> list[Row]:
-            with psycopg.connect(**{"connect_timeout": int(ASIDE), **self._arguments}) as connection:
+            with self.second() as connection:
                 return connection.execute(sql).fetchall()
 
         return on_thread(ask, ASIDE, lambda rows: None)
+
+    def second(self) -> psycopg.Connection[Row]:
+        """A second connection to the same database, set up as this one."""
+        import psycopg
+
+        connection = psycopg.connect(**{"connect_timeout": int(ASIDE), **self._arguments})
+        connection.execute(self._settings)
+        return connection
+
+    def progress(self, backend: int) -> list[str]:
+        """How far an index build of the server's process *backend* is, and who waits for that process."""
+        builds = self.aside(_INDEX.format(backend))
+        lines = [_progress(*row) for row in builds]
+        for pid, user, application, seconds, query, idle in self.aside(_WAITERS.format(backend)):
+            lines.append(
+                f"pid {pid} ({user}, {application or 'no application name'}) waits for it: {_statement(query, 100)}"
+            )
+            if idle and float(seconds) >= 1:
+                lines.append(
+                    "this migration does nothing in the database meanwhile: if its Python code has opened the "
+                    f"connection of pid {pid}, both wait for ever (use the connection that the step is given)"
+                )
+        return lines
+
+    def invalid_indexes(self) -> list[tuple[str, str]]:
+        """Indexes that are INVALID and not being built, with their tables. None before PostgreSQL 12."""
+        if self.connection.info.server_version < 120000:
+            return []
+        return [(index, table) for index, table in self.execute(_INVALID)]
+
+
+_WAITERS = """
+    SELECT w.pid, w.usename, w.application_name,
+        coalesce(extract(epoch FROM pg_catalog.clock_timestamp() - w.query_start), 0), w.query,
+        (SELECT state = 'idle in transaction' FROM pg_catalog.pg_stat_activity WHERE pid = {0})
+    FROM pg_catalog.pg_stat_activity w
+    WHERE {0} = ANY (pg_catalog.pg_blocking_pids(w.pid)) AND w.datname = pg_catalog.current_database() LIMIT 5
+"""
+_INDEX = """
+    SELECT command, phase, blocks_done, blocks_total, tuples_done, tuples_total, lockers_done, lockers_total
+    FROM pg_catalog.pg_stat_progress_create_index WHERE pid = {}
+"""
+_INVALID = """
+    SELECT i.indexrelid::regclass::text, i.indrelid::regclass::text
+    FROM pg_catalog.pg_index i JOIN pg_catalog.pg_class c ON c.oid = i.indexrelid
+    WHERE NOT i.indisvalid AND c.relkind = 'i'
+    AND NOT EXISTS (SELECT FROM pg_catalog.pg_stat_progress_create_index p WHERE p.index_relid = i.indexrelid)
+"""
+
+
+def _progress(command: str, phase: str, *counts: int) -> str:
+    text = f"{command}: {phase}"
+    for done, total, unit in zip(counts[::2], counts[1::2], ("blocks", "tuples", "older transactions"), strict=True):
+        if total:
+            text += f", {done} of {total} {unit}"
+    return text
+
+
+def _raise_ended_inside(error: Exception) -> NoReturn:
+    """For a block that ended its transaction and then failed with *error*, unless that says enough."""
+    if isinstance(error, StartupError) and type(error) is not TaskFailed:  # a lost lock, or EndedInside
+        raise error
+    raise EndedInside(f"{_COMMITTED}; then it failed: {type(error).__name__}: {error}") from error
 
 
 def _describe(pid: int, user: str, application: str, host: str, state: str, query: str, age: int | None) -> str:
@@ -526,7 +666,7 @@ def _describe(pid: int, user: str, application: str, host: str, state: str, quer
     return ", ".join(parts) + (f": {statement}" if statement else "")
 
 
-def _statement(query: str | None) -> str:
-    """SQL on one line, and not too long a one."""
+def _statement(query: str | None, most: int = 200) -> str:
+    """SQL on one line, of at most so many characters."""
     statement = " ".join((query or "").split())
-    return f"{statement[:200]}..." if len(statement) > 200 else statement
+    return f"{statement[:most]}..." if len(statement) > most else statement
