@@ -6,14 +6,16 @@ Another database is one more file with both, and a line in :mod:`startup.databas
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
-if TYPE_CHECKING:
-    from startup.database.statement import Split, Statement
+from startup.database.statement import AtStatement, Split, Statement
+from startup.process.watch import watching
 
 Row = tuple[Any, ...]
+#: How often the lock is looked up while a command runs, in seconds.
+WATCH = 1.0
 
 
 class Dialect:
@@ -89,25 +91,20 @@ class Holder:
 class Session(Protocol):
     """One database session: it takes the lock, and everything that the lock protects runs on it.
 
+    What is defined here already suits a database that has nothing better.
+
     SQL is written with ``%s`` for parameters and without any literal percent sign, for both dialects.
     The connection is in autocommit; a transaction is only ever opened by :meth:`transaction`.
     """
 
-    @property
-    def connection(self) -> Any:
-        """psycopg.Connection (autocommit), or sqlite3.Connection (isolation_level=None). Another one after reset()."""
-
-    @property
-    def lock_fd(self) -> int | None:
-        """The lock file's descriptor, for children that shall keep the lock while they live; None without a file."""
-
-    @property
-    def dialect(self) -> Dialect:
-        """Whose SQL it understands."""
-
-    @property
-    def backend(self) -> int:
-        """The server's process behind it; 0 where there is none."""
+    #: Whose SQL it understands.
+    dialect: Dialect
+    #: psycopg.Connection (autocommit), or sqlite3.Connection (isolation_level=None). Another one after reset().
+    connection: Any
+    #: The lock file's descriptor, for children that shall keep the lock while they live; None without a file.
+    lock_fd: int | None = None
+    #: The server's process behind it; 0 where there is none.
+    backend: int = 0
 
     @property
     def in_transaction(self) -> bool:
@@ -126,15 +123,23 @@ class Session(Protocol):
 
     def execute_all(self, statements: Sequence[tuple[str, Sequence[object]]]) -> None:
         """Run several statements that give no rows, in one round trip where the database can."""
+        for sql, parameters in statements:
+            self.execute(sql, parameters)
 
     def execute_script(self, text: str, statements: Sequence[Statement]) -> None:
         """Run the *statements* of *text*, in one round trip where the database can; AtStatement for the one that fails.
 
-        Within :meth:`transaction`.
+        Whether within :meth:`transaction` or not.
         """
+        for statement in statements:
+            try:
+                self.connection.execute(statement.text).fetchall()  # SQLite works while rows are fetched
+            except Exception as error:
+                raise AtStatement(error, statement.place(error)) from error
 
     def execute_if_free(self, sql: str, parameters: Sequence[object] = ()) -> None:
         """As :meth:`execute`, for what matters to nobody: it fails where another writer would have to be waited for."""
+        self.execute(sql, parameters)
 
     def transaction(
         self, before_commit: Callable[[], None] | None = None, table_lock_timeout: float | None = None
@@ -147,13 +152,19 @@ class Session(Protocol):
         """
 
     def limit_table_locks(self, seconds: float) -> None:
-        """From here on, outside transactions: how long a statement may wait for a table; 0 for no limit."""
+        """How long a statement outside of :meth:`transaction` may wait for a table from here on; 0 for no limit."""
+        return
 
     def as_itself(self) -> AbstractContextManager[None]:
         """In the block it has its own rights, whatever role was taken on it; afterwards that role's again."""
+        return nullcontext()
 
     def watch(self, on_lost: Callable[[], None]) -> AbstractContextManager[None]:
-        """While a command runs: look the lock up every second; *on_lost* is called, on a thread, if it is gone."""
+        """While a command runs: look the lock up every WATCH seconds; *on_lost* is called, on a thread, if it is gone.
+
+        Once, and never after the block.
+        """
+        return watching(self.require_lock, on_lost, WATCH)
 
     def qualify(self, name: str) -> str:
         """*name* as an identifier that means the same table whatever the search_path is now."""
@@ -169,9 +180,10 @@ class Session(Protocol):
 
     def may_write(self, table: str) -> bool:
         """May this session SELECT, INSERT and UPDATE in a table that is there?"""
+        return not self.read_only
 
     def try_lock(self) -> bool:
-        """One try, never a blocking wait."""
+        """One try, never a wait. True also when it is ours already; SettingError where there can be no lock."""
 
     def unlock(self) -> None:
         """Let the lock go; LockLost when it was not held any more."""
@@ -189,22 +201,27 @@ class Session(Protocol):
         """Undo what a task or migration did to the session (search_path, role, timeouts), the lock aside."""
 
     def blockers(self, pid: int | None = None) -> list[str]:
-        """The sessions this one, or the server's process *pid*, is waiting for, each in words. None on SQLite."""
+        """The sessions this one, or the server's process *pid*, is waiting for, each in words."""
+        return []
 
-    def progress(self, backend: int) -> list[str]:
-        """How far the statement of the server's process *backend* is, and who waits for it, each in words."""
+    def progress(self) -> list[str]:
+        """How far the statement that runs on it is, and who waits for it, each in words. Called from another thread."""
+        return []
 
     def invalid_indexes(self) -> list[tuple[str, str]]:
         """Indexes that no query uses, with their tables: what an interrupted CREATE INDEX CONCURRENTLY leaves."""
+        return []
 
     def aside(self, sql: str) -> list[Row]:
         """Ask *sql* on a short-lived connection of its own, where a server has several."""
+        return []
 
     def second(self) -> Any:
         """A second connection (the driver's), set up as this one, where a server has several."""
+        raise RuntimeError("there is only one")
 
     def cancel(self) -> None:
-        """End the statement that runs now, from another thread or a signal handler."""
+        """End the statement that runs now, from another thread or a signal handler. Never raises."""
 
     def close(self) -> None:
         """Close the session, and with it the lock."""

@@ -9,15 +9,14 @@ import re
 import sqlite3
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextlib import contextmanager, suppress
 from functools import cached_property
 from typing import Any, NoReturn, TypeVar
 
 from startup import log
-from startup.database.session import Dialect, Holder, Row
-from startup.database.statement import AtStatement, Split, Statement
+from startup.database.session import Dialect, Holder, Row, Session
+from startup.database.statement import Split, Statement
 from startup.errors import Busy, EndedInside, Interrupted, LockLost, SettingError, TaskFailed, Unreachable
-from startup.process.watch import watching
 from startup.settings.address import Address
 
 T = TypeVar("T")
@@ -30,8 +29,6 @@ LOOK = 2.0
 SHORT = 0.1
 #: For so long SQLite itself waits, in C code, where no signal is heeded; in milliseconds.
 _BUSY_STEP = 200
-#: How often the lock is looked up while a command runs, in seconds.
-WATCH = 1.0
 _COMMITTED = (
     "{verb} inside the task's transaction: its work and its ledger row could not commit together. Leave it out "
     "(SAVEPOINT is allowed), or declare @task(transaction=False)"
@@ -165,14 +162,13 @@ class Connection(sqlite3.Connection):
         super().set_authorizer(authorizer_callback)
 
 
-class SqliteSession:
+class SqliteSession(Session):
     """See :class:`startup.database.Session`."""
 
-    dialect: Dialect = SQLITE
-    backend = 0
+    dialect = SQLITE
     #: The kernel frees the lock of a process that ended, at once.
     dead_peer_seconds: float = 0.0
-    #: The lock file's descriptor while the lock is held: a command that inherits it keeps the lock until it ends.
+    #: A command that inherits it keeps the lock until it ends.
     lock_fd: int | None = None
 
     def __init__(self, address: Address, node: str) -> None:
@@ -202,7 +198,6 @@ class SqliteSession:
 
     @property
     def read_only(self) -> str:
-        """Why nothing can be written through this session, in words; '' when it can."""
         directory = os.path.dirname(self._path)
         for path in (self._path, directory):  # SQLite makes its journal beside the file
             if os.path.exists(path) and not os.access(path, os.W_OK):
@@ -223,16 +218,7 @@ class SqliteSession:
         columns = {name: self.execute("SELECT name FROM pragma_table_info(%s, 'main')", [name]) for name in names}
         return {name: {column for (column,) in rows} for name, rows in columns.items() if rows}
 
-    def may_write(self, table: str) -> bool:
-        """May this session SELECT, INSERT and UPDATE in a table that is there?"""
-        return not self.read_only
-
     # Work
-
-    def execute_all(self, statements: Sequence[tuple[str, Sequence[object]]]) -> None:
-        """Run several statements that give no rows, one after another."""
-        for sql, parameters in statements:
-            self.execute(sql, parameters)
 
     def execute(self, sql: str, parameters: Sequence[object] = ()) -> list[Row]:
         """Run one statement; its rows, or none. Busy while others keep us out for longer than LOOK, or BUSY."""
@@ -258,35 +244,15 @@ class SqliteSession:
         finally:
             self.connection.execute(f"PRAGMA busy_timeout = {BUSY * 1000:.0f}")
 
-    def execute_script(self, text: str, statements: Sequence[Statement]) -> None:
-        """One after another. AtStatement for the one that fails."""
-        for statement in statements:
-            try:
-                self.connection.execute(statement.text).fetchall()  # SQLite works while rows are fetched
-            except Exception as error:
-                raise AtStatement(error, statement.offset) from error
-
     @property
     def in_transaction(self) -> bool:
-        """Is a transaction open, whoever has begun it?"""
         return bool(self.connection.in_transaction)
-
-    def limit_table_locks(self, seconds: float) -> None:
-        """SQLite locks the whole file, and has a limit for that."""
-
-    def as_itself(self) -> AbstractContextManager[None]:
-        """SQLite has no roles."""
-        return nullcontext()
 
     @contextmanager
     def transaction(
         self, before_commit: Callable[[], None] | None = None, table_lock_timeout: float | None = None
     ) -> Iterator[None]:
-        """BEGIN IMMEDIATE ... COMMIT, ROLLBACK when the block raises. Not nested.
-
-        *before_commit* runs in the same transaction after the block was found not to have committed by itself
-        (TaskFailed) nor to have lost the lock (LockLost). In the block every way to commit is refused.
-        """
+        """BEGIN IMMEDIATE ... COMMIT. In the block every way to commit is refused."""
         connection: Connection = self.connection
         if connection.in_transaction:
             raise RuntimeError("a transaction is open already")
@@ -370,28 +336,7 @@ class SqliteSession:
                 self._roll_back(connection)
         connection.close()
 
-    def blockers(self, pid: int | None = None) -> list[str]:
-        """SQLite does not tell."""
-        return []
-
-    def progress(self, backend: int) -> list[str]:
-        """SQLite does not tell."""
-        return []
-
-    def aside(self, sql: str) -> list[Row]:
-        """SQLite has no server."""
-        raise NotImplementedError
-
-    def second(self) -> Any:
-        """Nor would it bear one."""
-        raise NotImplementedError
-
-    def invalid_indexes(self) -> list[tuple[str, str]]:
-        """There are none."""
-        return []
-
     def cancel(self) -> None:
-        """End the statement that runs now, from another thread. Never raises."""
         connection: Connection | None = self.__dict__.get("connection")
         if connection is not None:
             with suppress(sqlite3.Error):
@@ -501,10 +446,6 @@ class SqliteSession:
             return False
         finally:
             os.close(fd)
-
-    def watch(self, on_lost: Callable[[], None]) -> AbstractContextManager[None]:
-        """While a command runs: look the lock up every second, and call *on_lost* once, on a thread, if it is gone."""
-        return watching(self.require_lock, on_lost, WATCH)
 
     def connected(self) -> set[str] | None:
         """Nobody where the lock is free; else SQLite does not tell."""

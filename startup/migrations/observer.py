@@ -60,7 +60,7 @@ class Observer:
                 parts = [f"{self._what} has been running for {round(time.monotonic() - started)} s"]
                 parts += [f"for {now}"] if now else []
                 with contextlib.suppress(Exception):  # a part less is better than a migration that ends because of it
-                    parts += self._session.progress(self._session.backend)
+                    parts += self._session.progress()
                 self._report("; ".join(parts))
 
     def _look_for_blockers(self) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from startup import log
@@ -21,17 +21,14 @@ from startup.database.postgres.reach import (
     reach,
     session_settings,
 )
-from startup.database.session import Dialect, Holder, Row
+from startup.database.session import WATCH, Holder, Row, Session
 from startup.database.statement import AtStatement, Statement
 from startup.errors import EndedInside, LockLost, SettingError, StartupError, TaskFailed, Unreachable
-from startup.process.watch import watching
 from startup.settings.address import Address
 
 if TYPE_CHECKING:
     import psycopg
 
-#: How often the lock is looked up while a command runs, in seconds.
-WATCH = 1.0
 #: For a question on a second connection, in seconds.
 ASIDE = 5.0
 #: The advisory lock for making tables: held for a moment, by one who waits for nothing.
@@ -88,12 +85,10 @@ def lock_key(namespace: str) -> int:
     return int.from_bytes(digest[:8], "big", signed=True)
 
 
-class PostgresSession:
+class PostgresSession(Session):
     """See :class:`startup.database.Session`. ``schema`` is the one that own tables belong in."""
 
-    dialect: Dialect = POSTGRESQL
-    #: PostgreSQL's lock has no file, so a child cannot keep it.
-    lock_fd: int | None = None
+    dialect = POSTGRESQL
 
     def __init__(
         self,
@@ -196,7 +191,6 @@ class PostgresSession:
         return self._schema or ""
 
     def qualify(self, name: str) -> str:
-        """*name* as an identifier that means the same table whatever the search_path is now."""
         return ".".join(self.dialect.quote(part) for part in (self.schema, name) if part)
 
     def ensure_schema(self) -> None:
@@ -218,7 +212,6 @@ class PostgresSession:
             raise TaskFailed(f"no schema to keep tables in: none of {path} exists: create it, or name one by ?schema=")
 
     def tables(self, *names: str) -> dict[str, set[str]]:
-        """Those of these tables that are there, in the session's own schema, each with the names of its columns."""
         rows = self.execute(
             "SELECT n.nspname, c.relname, a.attname FROM pg_catalog.pg_class c"
             " JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace"
@@ -228,12 +221,12 @@ class PostgresSession:
             [self._schema or None, list(names)],
         )
         found: dict[str, set[str]] = {}
-        for self._schema, table, column in rows:
+        for schema, table, column in rows:
+            self._schema = schema
             found.setdefault(table, set()).update([column] if column else ())
         return found
 
     def may_write(self, table: str) -> bool:
-        """May this session SELECT, INSERT and UPDATE in a table that is there?"""
         rights = ("SELECT", "INSERT", "UPDATE")
         rows = self.execute(
             "SELECT pg_catalog.current_setting('transaction_read_only') = 'off'"
@@ -244,7 +237,6 @@ class PostgresSession:
 
     @property
     def read_only(self) -> str:
-        """Why nothing can be written through this session, in words; '' when it can."""
         ((standby, off),) = self.execute(
             "SELECT pg_catalog.pg_is_in_recovery(), pg_catalog.current_setting('transaction_read_only') = 'on'"
         )
@@ -254,7 +246,6 @@ class PostgresSession:
 
     @property
     def dead_peer_seconds(self) -> float:
-        """After this many seconds a node that lost its connection has noticed (:meth:`watch` included)."""
         return dead_peer_seconds(self._arguments) + 2 * WATCH
 
     # Work
@@ -279,10 +270,6 @@ class PostgresSession:
 
         with self._alive(), ClientCursor(self.connection) as cursor:
             cursor.execute("; ".join(cursor.mogrify(sql, parameters) for sql, parameters in statements))
-
-    def execute_if_free(self, sql: str, parameters: Sequence[object] = ()) -> None:
-        """Writers of different rows do not wait for each other here."""
-        self.execute(sql, parameters)
 
     def execute_script(self, text: str, statements: Sequence[Statement]) -> None:
         """All of them in one message: no round trip and no savepoint for each. AtStatement for the one that fails."""
@@ -310,7 +297,6 @@ class PostgresSession:
 
     @property
     def in_transaction(self) -> bool:
-        """Is a transaction open, whoever has begun it?"""
         from psycopg.pq import TransactionStatus
 
         return bool(self.connection.info.transaction_status != TransactionStatus.IDLE)
@@ -467,12 +453,10 @@ class PostgresSession:
             rows = self._rows(left)
 
     def cancel(self) -> None:
-        """End the statement that runs now, from another thread or a signal handler. Never raises."""
         with suppress(Exception):
             self.connection.cancel_safe(timeout=ASIDE)
 
     def close(self) -> None:
-        """Close the session, and with it the lock."""
         self._held = False
         self.connection.close()
 
@@ -494,14 +478,12 @@ class PostgresSession:
         return self._held
 
     def unlock(self) -> None:
-        """Let the lock go; LockLost when it was not held any more."""
         ((released,),) = self.execute(f"SELECT pg_catalog.pg_advisory_unlock({self._key})")
         self._held = False
         if not released:
             raise self._let_go()
 
     def require_lock(self) -> None:
-        """LockLost unless this very session holds the lock now."""
         if not self._held:
             raise LockLost("the lock is not held")
         ((pid, locked),) = self.execute(f"SELECT pg_catalog.pg_backend_pid(), {self._lock_is_ours}")
@@ -523,10 +505,6 @@ class PostgresSession:
             "the lock is lost: something released it on this session (pg_advisory_unlock_all, DISCARD ALL); "
             "another node may have taken over; a restart goes on where the ledger stands"
         )
-
-    def watch(self, on_lost: Callable[[], None]) -> AbstractContextManager[None]:
-        """While a command runs: look the lock up every second, and call *on_lost* once, on a thread, if it is gone."""
-        return watching(self.require_lock, on_lost, WATCH)
 
     def holder(self) -> Holder | None:
         """Who holds the lock, as far as this role may see it."""
@@ -594,11 +572,11 @@ class PostgresSession:
         connection.execute(self._settings)
         return connection
 
-    def progress(self, backend: int) -> list[str]:
-        """How far an index build of the server's process *backend* is, and who waits for that process."""
-        builds = self.aside(_INDEX.format(backend))
+    def progress(self) -> list[str]:
+        """How far an index build is, and who waits for us; asked on a second connection."""
+        builds = self.aside(_INDEX.format(self.backend))
         lines = [_progress(*row) for row in builds]
-        for pid, user, application, seconds, query, idle in self.aside(_WAITERS.format(backend)):
+        for pid, user, application, seconds, query, idle in self.aside(_WAITERS.format(self.backend)):
             lines.append(
                 f"pid {pid} ({user}, {application or 'no application name'}) waits for it: {_statement(query, 100)}"
             )
