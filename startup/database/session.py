@@ -77,11 +77,11 @@ class Holder:
     detail: str  # "pid 4711, user app, from 10.0.0.7, connected for 12 s", for a person
     pid: int | None = None  # of the server's process, where there is one
     doing: str = ""  # "for 3 s: UPDATE plans ...", where the server shows it
-    cut: bool = False  # are these only the first bytes of the node's name?
+    truncated: bool = False  # are these only the first bytes of the node's name?
 
     def name(self, running: str) -> str:
         """The node's whole name, if *running*, which the ledger says is at work now, is it."""
-        return running if self.cut and running.startswith(self.node) else self.node
+        return running if self.truncated and running.startswith(self.node) else self.node
 
     def may_be(self, node: str) -> bool:
         """Is it *node*, as far as can be told? One that took over is not who the ledger says is at work."""

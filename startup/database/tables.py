@@ -29,8 +29,9 @@ def make(session: Session, *tables: Table) -> None:
         name = session.qualify(table.name)
         types = {column: kind.format(time=session.dialect.timestamp) for column, kind in table.columns.items()}
         if table.name not in there:
-            columns = ", ".join(f"{column} {kind}" for column, kind in types.items())
-            session.execute(f"CREATE TABLE {name} ({columns}, PRIMARY KEY ({table.key}))")
+            key = table.key.split(", ")  # SQLite takes NULL in it unless told otherwise
+            columns = [f"{column} {kind}{' NOT NULL' if column in key else ''}" for column, kind in types.items()]
+            session.execute(f"CREATE TABLE {name} ({', '.join(columns)}, PRIMARY KEY ({table.key}))")
             continue
         for column in types.keys() - there[table.name]:
-            session.execute(f"ALTER TABLE {name} ADD COLUMN {column} {types[column].removesuffix(' NOT NULL')}")
+            session.execute(f"ALTER TABLE {name} ADD COLUMN {column} {types[column]}")

@@ -18,18 +18,8 @@ from startup.database.session import Session
 from startup.database.tables import Table, make
 from startup.errors import StartupError
 
-NODES = Table(
-    "startup_node",
-    {
-        "namespace": "text NOT NULL",
-        "node": "text NOT NULL",
-        "phase": "text NOT NULL",
-        "state": "text",
-        "changed_at": "{time}",
-        "spans": "text",
-    },
-    key="namespace, node, phase",
-)
+_TEXT = dict.fromkeys(("namespace", "node", "phase", "state", "spans"), "text")
+NODES = Table("startup_node", {**_TEXT, "changed_at": "{time}"}, key="namespace, node, phase")
 PING, WAIT, TASK = "ping", "wait", "task"
 WAITING, RUNNING, DONE, FAILED, STOPPED = "waiting", "running", "done", "failed", "stopped"
 #: Seconds that connecting may take.

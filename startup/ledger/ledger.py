@@ -15,44 +15,6 @@ from startup.database.session import Row, Session
 from startup.database.tables import Table, make
 from startup.errors import StartupError, TaskFailed
 
-LEDGER = Table(
-    "startup_ledger",
-    {
-        "namespace": "text NOT NULL",
-        "task": "text NOT NULL",
-        "key": "text NOT NULL",
-        "policy": "text",
-        "state": "text NOT NULL",
-        "node": "text",
-        "epoch": "bigint",
-        "release": "text",
-        "started_at": "{time}",
-        "finished_at": "{time}",
-        "seconds": "double precision",
-        "error": "text",
-    },
-    key="namespace, task, key",
-)
-RUN = Table(
-    "startup_run",
-    {
-        "namespace": "text NOT NULL",
-        "epoch": "bigint NOT NULL",
-        "state": "text NOT NULL",
-        "node": "text",
-        "phase": "text",
-        "task": "text",
-        "position": "integer",
-        "total": "integer",
-        "started_at": "{time}",
-        "changed_at": "{time}",
-        "error": "text",
-        "failed_epoch": "bigint",
-        "failure": "text",
-    },
-    key="namespace",
-)
-
 RUNNING, DONE, FAILED, STOPPED = "running", "done", "failed", "stopped"
 
 
@@ -104,6 +66,19 @@ class Run:
         if not self.task:
             return "before its first task"
         return f"at task {self.position} of {self.total}, {self.task}"
+
+
+_TYPES = {"str": "text", "int": "bigint", "float | None": "double precision", "Any": "{time}"}
+
+
+def _table(name: str, row: type[Entry] | type[Run], key: str) -> Table:
+    """A column for each field of *row*, and the namespace."""
+    columns = {field.name: _TYPES[str(field.type)] for field in fields(row)}
+    return Table(name, {"namespace": "text"} | columns, key)
+
+
+LEDGER = _table("startup_ledger", Entry, "namespace, task, key")
+RUN = _table("startup_run", Run, "namespace")
 
 
 class Ledger:
@@ -203,15 +178,7 @@ class Ledger:
             ),
             (
                 self._namespace,
-                entry.task,
-                entry.key,
-                entry.policy,
-                entry.state,
-                entry.node,
-                epoch,
-                entry.release or None,
-                entry.seconds,
-                entry.error or None,
+                *(None if value == "" else value for value in (getattr(entry, one) for one in names[1:])),
             ),
         )
 

@@ -22,9 +22,9 @@ from startup.migrations.files import Catalog, Migration
 OURS = Table(
     "startup_migration",
     {
-        "id": "varchar(255) NOT NULL",
+        "id": "varchar(255)",
         "checksum": "varchar(64)",
-        "state": "varchar(16) NOT NULL",
+        "state": "varchar(16)",
         "statements_done": "integer NOT NULL DEFAULT 0",
         "applied_by": "varchar(255)",
         "duration": "double precision",

@@ -9,10 +9,9 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from startup import log
+from startup.database.postgres import activity
 from startup.database.postgres.dialect import POSTGRESQL
 from startup.database.postgres.reach import (
-    APPLICATION,
-    NAME_BYTES,
     arguments,
     dead_peer_seconds,
     dial,
@@ -508,52 +507,34 @@ class PostgresSession(Session):
 
     def holder(self) -> Holder | None:
         """Who holds the lock, as far as this role may see it."""
-        rows = self.execute(
-            "SELECT a.pid, a.usename, a.application_name, pg_catalog.host(a.client_addr),"
-            " extract(epoch FROM pg_catalog.clock_timestamp() - a.backend_start)::bigint,"
-            " a.state, extract(epoch FROM pg_catalog.clock_timestamp() - a.state_change)::bigint, a.query"
-            f" FROM (SELECT pid FROM pg_catalog.pg_locks WHERE {self._is_lock}) l JOIN pg_catalog.pg_stat_activity a"
-            " USING (pid)"
-        )
-        if not rows:
-            return None
-        pid, user, application, host, age, state, since, query = rows[0]
-        ours = str(application or "").startswith(APPLICATION)
-        parts = [f"pid {pid}", f"user {user}"]
-        if application and not ours:
-            parts.append(f"application {application}")
-        if host:
-            parts.append(f"from {host}")
-        if age is not None:
-            parts.append(f"connected for {age} s")
-        doing = f"for {since} s: {_statement(query)}" if state == "active" else f"no statement for {since} s"
-        node = application[len(APPLICATION) :] if ours else ""
-        cut = ours and len(application.encode()) > NAME_BYTES - 4  # not in the middle of a character
-        return Holder(node, detail=", ".join(parts), pid=pid, cut=cut, doing=doing if state else "")
+        rows = self.execute(activity.HOLDER.format(is_lock=self._is_lock))
+        return activity.holder(*rows[0]) if rows else None
 
     def connected(self) -> set[str] | None:
         """The nodes that have a session now, this one aside, by what is kept of their names (63 bytes)."""
-        rows = self.execute(
-            f"SELECT pg_catalog.substr(application_name, {len(APPLICATION) + 1}) FROM pg_catalog.pg_stat_activity"
-            f" WHERE pg_catalog.left(application_name, {len(APPLICATION)}) = '{APPLICATION}'"
-            " AND datname = pg_catalog.current_database() AND pid <> pg_catalog.pg_backend_pid()"
-        )
-        return {name for (name,) in rows}
+        return {name for (name,) in self.execute(activity.CONNECTED)}
 
     def blockers(self, pid: int | None = None) -> list[str]:
         """The sessions that this one (or process *pid*) waits for, each in words; asked on a second connection."""
         try:
-            rows = self.aside(
-                "SELECT b.pid, a.usename, a.application_name, pg_catalog.host(a.client_addr), a.state, a.query,"
-                " extract(epoch FROM pg_catalog.clock_timestamp() - a.xact_start)::bigint"
-                " FROM (SELECT DISTINCT"
-                f" pg_catalog.unnest(pg_catalog.pg_blocking_pids({pid or self.backend})) AS pid) b"
-                " LEFT JOIN pg_catalog.pg_stat_activity a ON a.pid = b.pid ORDER BY a.xact_start, b.pid"
-            )
+            rows = self.aside(activity.BLOCKERS.format(pid=pid or self.backend))
         except Exception as error:
             log.debug(f"cannot see what blocks this session: {one_line(error)}")
             return []
-        return [_describe(*row) for row in rows]
+        return [activity.blocker(*row) for row in rows]
+
+    def progress(self) -> list[str]:
+        """How far an index build is, and who waits for us; asked on a second connection."""
+        lines = [activity.build(*row) for row in self.aside(activity.BUILDS.format(pid=self.backend))]
+        for row in self.aside(activity.WAITERS.format(pid=self.backend)):
+            lines += activity.waiter(*row)
+        return lines
+
+    def invalid_indexes(self) -> list[tuple[str, str]]:
+        """Indexes that are INVALID and not being built, with their tables. None before PostgreSQL 12."""
+        if self.connection.info.server_version < 120000:
+            return []
+        return [(index, table) for index, table in self.execute(activity.INVALID_INDEXES)]
 
     def aside(self, sql: str) -> list[Row]:
         """Ask *sql* on a short-lived connection of its own, within ASIDE seconds."""
@@ -572,79 +553,9 @@ class PostgresSession(Session):
         connection.execute(self._settings)
         return connection
 
-    def progress(self) -> list[str]:
-        """How far an index build is, and who waits for us; asked on a second connection."""
-        builds = self.aside(_INDEX.format(self.backend))
-        lines = [_progress(*row) for row in builds]
-        for pid, user, application, seconds, query, idle in self.aside(_WAITERS.format(self.backend)):
-            lines.append(
-                f"pid {pid} ({user}, {application or 'no application name'}) waits for it: {_statement(query, 100)}"
-            )
-            if idle and float(seconds) >= 1:
-                lines.append(
-                    "this migration does nothing in the database meanwhile: if its Python code has opened the "
-                    f"connection of pid {pid}, both wait for ever (use the connection that the step is given)"
-                )
-        return lines
-
-    def invalid_indexes(self) -> list[tuple[str, str]]:
-        """Indexes that are INVALID and not being built, with their tables. None before PostgreSQL 12."""
-        if self.connection.info.server_version < 120000:
-            return []
-        return [(index, table) for index, table in self.execute(_INVALID)]
-
-
-_WAITERS = """
-    SELECT w.pid, w.usename, w.application_name,
-        coalesce(extract(epoch FROM pg_catalog.clock_timestamp() - w.query_start), 0), w.query,
-        (SELECT state = 'idle in transaction' FROM pg_catalog.pg_stat_activity WHERE pid = {0})
-    FROM pg_catalog.pg_stat_activity w
-    WHERE {0} = ANY (pg_catalog.pg_blocking_pids(w.pid)) AND w.datname = pg_catalog.current_database() LIMIT 5
-"""
-_INDEX = """
-    SELECT command, phase, blocks_done, blocks_total, tuples_done, tuples_total, lockers_done, lockers_total
-    FROM pg_catalog.pg_stat_progress_create_index WHERE pid = {}
-"""
-_INVALID = """
-    SELECT i.indexrelid::regclass::text, i.indrelid::regclass::text
-    FROM pg_catalog.pg_index i JOIN pg_catalog.pg_class c ON c.oid = i.indexrelid
-    WHERE NOT i.indisvalid AND c.relkind = 'i'
-    AND NOT EXISTS (SELECT FROM pg_catalog.pg_stat_progress_create_index p WHERE p.index_relid = i.indexrelid)
-"""
-
-
-def _progress(command: str, phase: str, *counts: int) -> str:
-    text = f"{command}: {phase}"
-    for done, total, unit in zip(counts[::2], counts[1::2], ("blocks", "tuples", "older transactions"), strict=True):
-        if total:
-            text += f", {done} of {total} {unit}"
-    return text
-
 
 def _raise_ended_inside(error: Exception) -> NoReturn:
     """For a block that ended its transaction and then failed with *error*, unless that says enough."""
     if isinstance(error, StartupError) and type(error) is not TaskFailed:  # a lost lock, or EndedInside
         raise error
     raise EndedInside(f"{_COMMITTED}; then it failed: {type(error).__name__}: {error}") from error
-
-
-def _describe(pid: int, user: str, application: str, host: str, state: str, query: str, age: int | None) -> str:
-    """One blocking session on one line; a prepared transaction has no process, and shows as pid 0."""
-    if not pid:
-        return "a prepared transaction (see pg_prepared_xacts)"
-    parts = [f"pid {pid}", f"user {user}"]
-    if application:
-        parts.append(f"application {application}")
-    if host:
-        parts.append(f"from {host}")
-    parts.append(
-        (state or "state not shown to this role") + (f", in a transaction for {age} s" if age is not None else "")
-    )
-    statement = _statement(query)
-    return ", ".join(parts) + (f": {statement}" if statement else "")
-
-
-def _statement(query: str | None, most: int = 200) -> str:
-    """SQL on one line, of at most so many characters."""
-    statement = " ".join((query or "").split())
-    return f"{statement[:most]}..." if len(statement) > most else statement
