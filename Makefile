@@ -1,5 +1,6 @@
 # Needs Linux, make and Python 3.10 or newer. Everything else goes into .venv; nothing is installed on the machine.
 PYTHON ?= python3
+VENV ?= .venv
 DEMO_HOST ?= 127.0.0.1
 DEMO_PORT ?= 8000
 PYTEST_ARGS ?=
@@ -9,7 +10,7 @@ MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
 .PHONY: help demo test bench lint format up down clean
 
-bin := .venv/bin
+bin := $(VENV)/bin
 # how each stamp file is made: .venv/.installed-EXTRA stands for "the package, editable, with the extra EXTRA",
 # .venv-EXTRA/.installed for the same in an environment of its own
 define install
@@ -31,31 +32,31 @@ help:
 	@echo 'make up      the demo on PostgreSQL: docker compose up --build --wait; make down ends it'
 	@echo 'make clean   remove what make has made'
 
-# entrypoint.sh and bin/ are copied into .venv/bin, unlike the package, which stays where it is
-.venv/.installed-%: pyproject.toml entrypoint.sh bin/startup
+# entrypoint.sh and bin/ are copied into the environment's bin, unlike the package, which stays where it is
+$(VENV)/.installed-%: pyproject.toml entrypoint.sh bin/startup
 	$(install)
 
 .venv-%/.installed: pyproject.toml
 	$(install)
 
-demo: .venv/.installed-demo
-	@STARTUP_ENV=dev STARTUP_PYTHON=$(bin)/python STARTUP_STATE_DIR=.venv/state PATH="$(CURDIR)/$(bin):$$PATH" \
+demo: $(VENV)/.installed-demo
+	@STARTUP_ENV=dev STARTUP_PYTHON=$(bin)/python STARTUP_STATE_DIR=$(VENV)/state PATH="$(CURDIR)/$(bin):$$PATH" \
 	  ./entrypoint.sh uvicorn --app-dir examples/demo --host $(DEMO_HOST) --port $(DEMO_PORT) app:app
 
-test: .venv/.installed-dev
+test: $(VENV)/.installed-dev
 	@$(bin)/pytest --numprocesses auto --dist loadgroup $(PYTEST_ARGS)
 
 bench: .venv-bench/.installed
 	@.venv-bench/bin/python -m bench $(BENCH_ARGS)
 
-lint: .venv/.installed-dev
+lint: $(VENV)/.installed-dev
 	@$(bin)/ruff check
 	@$(bin)/ruff format --check
 	@$(bin)/mypy
 	@$(bin)/shellcheck --shell=sh entrypoint.sh
 	@$(bin)/shellcheck .ci/run
 
-format: .venv/.installed-dev
+format: $(VENV)/.installed-dev
 	@$(bin)/ruff check --fix
 	@$(bin)/ruff format
 
@@ -67,5 +68,5 @@ down:
 	docker compose down
 
 clean:
-	rm -rf .venv .venv-bench build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis startup.db startup.db-* startup.db.startup.lock
+	rm -rf .venv .venv-* build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis startup.db startup.db-* startup.db.startup.lock
 	find . -name __pycache__ -prune -exec rm -rf {} +

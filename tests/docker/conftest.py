@@ -38,11 +38,15 @@ Done = subprocess.CompletedProcess[str]
 
 @pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the group
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """All of them on one pytest-xdist worker: images are built once, and two cores are not asked for more."""
+    """All of them on one pytest-xdist worker: images are built once, and two cores are not asked for more.
+
+    Those that change the engine itself come last.
+    """
     for item in items:
         if HERE in item.path.parents:
             item.add_marker(pytest.mark.docker)
             item.add_marker(pytest.mark.xdist_group("docker"))
+    items.sort(key=lambda item: "swarm" in getattr(item, "fixturenames", ()))
 
 
 def environment() -> dict[str, str]:
@@ -134,6 +138,8 @@ class Docker:
         self._count = 0
         self._containers: list[str] = []
         self._images: list[str] = []
+        #: Puts back on their networks the containers that outlive a test (see the fixture ``swarm``).
+        self.rejoin: list[Callable[[], object]] = []
 
     def new_name(self) -> str:
         self._count += 1
@@ -252,6 +258,10 @@ def derived_image(engine: Docker, base_image: str, tmp_path: Path) -> DerivedIma
     return build
 
 
+#: What the server is called on its network.
+ALIAS = "db"
+
+
 @dataclass
 class Postgres:
     """A server in a container, seen by containers on *network* under the name ``db``."""
@@ -260,6 +270,11 @@ class Postgres:
     network: str
     name: str
     password: str = "s3cr3t-Pa55"
+
+    def rejoin(self) -> None:
+        """Leave the network and join it again: the engine then knows the server's name."""
+        self.docker("network", "disconnect", self.network, self.name)
+        self.docker("network", "connect", "--alias", ALIAS, self.network, self.name)
 
     def psql(self, database: str, sql: str) -> str:
         """What psql prints, unaligned: one row a line, ``|`` between the columns."""
@@ -274,14 +289,16 @@ def postgres(engine: Docker) -> Iterator[Postgres]:
     engine("network", "create", name)
     try:
         engine(
-            *("run", "--detach", "--name", name, "--network", name, "--network-alias", "db"),
+            *("run", "--detach", "--name", name, "--network", name, "--network-alias", ALIAS),
             *("--tmpfs", "/var/lib/postgresql/data", "--env", f"POSTGRES_PASSWORD={server.password}"),
             *("postgres:17-trixie", "postgres", "-c", "fsync=off"),
         )
         ready = ("exec", name, "pg_isready", "--quiet", "--host=127.0.0.1")
         wait_for(lambda: engine(*ready, check=False).returncode == 0, "the server", timeout=60)
+        engine.rejoin.append(server.rejoin)
         yield server
     finally:
+        engine.rejoin.clear()
         engine("rm", "--force", "--volumes", name, check=False)
         engine("network", "rm", name, check=False)
 
@@ -295,7 +312,7 @@ class Database:
 
     @property
     def url(self) -> str:
-        return f"postgresql://postgres:{self.server.password}@db/{self.name}"
+        return f"postgresql://postgres:{self.server.password}@{ALIAS}/{self.name}"
 
     @property
     def options(self) -> tuple[str, ...]:

@@ -56,7 +56,10 @@ TASKS = {
 
 @pytest.fixture
 def swarm(docker: Docker) -> Iterator[None]:
-    """A Swarm of this engine alone, for one test run at a time; the engine is left as it was."""
+    """A Swarm of this engine alone, for one test run at a time; the engine is left as it was.
+
+    Leaving makes it forget the names of containers that were on a network of their own before.
+    """
     with (Path(tempfile.gettempdir()) / "startup-tests-swarm.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if docker("info", "--format", "{{.Swarm.LocalNodeState}}").stdout.strip() == "active":
@@ -68,6 +71,8 @@ def swarm(docker: Docker) -> Iterator[None]:
             yield
         finally:
             docker("swarm", "leave", "--force")
+            for rejoin in docker.rejoin:
+                rejoin()
             if not bridge:
                 docker("network", "rm", "docker_gwbridge", check=False)
 
