@@ -412,3 +412,19 @@ def test_the_content_of_insert_users_is_its_file_and_its_table() -> None:
     assert first == content(file, "email\na@example.com\n", **settings)
     assert first != content(file, "email\nb@example.com\n", **settings)
     assert first != content(file, "email\na@example.com\n", STARTUP_USERS_TABLE="people", **settings)
+
+
+def test_the_content_is_the_same_for_ever_or_each_deployed_image_would_run_its_tasks_again() -> None:
+    write("seeds/users.csv", "email\na@example.com\n")
+    write("hooks/post_start.d/10-x.change.sh", "#!/bin/sh\necho 1\n")
+    function = "@task(policy='change', files='plans.csv')\ndef plans(context):\n    return 1\n"
+    write("mine.py", f"from startup import task\n\n{function}")
+    write("plans.csv", "name\nfree\n")
+    settings = {"STARTUP_MODULE": "mine", "STARTUP_TASK_SEED": "bin/seed --all"}
+    resolved = plan(STARTUP_TASKS="insert_users seed@change plans", **settings)
+    assert [(task.kind, task.content()) for task in resolved.tasks] == [
+        ("users", "6bf77ff0dc6648908ce18f5e74d3f698f2c651358044289e197022572f137045"),
+        ("command", "ad42d052bc25b20df33fda9d2b2e3fba05f0bf330c8d363d506a19ea275a2282"),
+        ("function", "dadaf7c1695098e0fa739011f0fd930e92f2e09345621fafd1d73aacedd092cd"),
+        ("hook", "a3bd3807a4cff4565d3fdc725503a02da4c2e0e3ba2a59b1933f016f6abf88e8"),
+    ]
