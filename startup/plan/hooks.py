@@ -37,7 +37,7 @@ class Hook:
 
 
 @dataclass
-class Found:
+class HookScan:
     """What a hook directory holds: hooks in order, warnings for files that are not run, faults for what is refused."""
 
     hooks: list[Hook] = field(default_factory=list)
@@ -45,45 +45,45 @@ class Found:
     faults: list[str] = field(default_factory=list)
 
 
-def find(hooks_dir: str, phase: str) -> Found:
+def find(hooks_dir: str, phase: str) -> HookScan:
     """The hooks of *phase*, in LC_ALL=C order."""
-    found = Found()
+    scan = HookScan()
     directory = os.path.join(hooks_dir, f"{phase}.d")
     try:
         names = sorted(os.listdir(directory), key=os.fsencode)
     except (FileNotFoundError, NotADirectoryError):
-        return found
+        return scan
     except OSError as error:
-        found.faults.append(f"STARTUP_HOOKS_DIR: {directory} cannot be read: {error.strerror}")
-        return found
+        scan.faults.append(f"STARTUP_HOOKS_DIR: {directory} cannot be read: {error.strerror}")
+        return scan
     for place in (directory, hooks_dir):
         if names and _everybody_may_write(place):
-            found.faults.append(f"STARTUP_HOOKS_DIR: everybody may write {place}: take that right away (chmod o-w)")
-            return found
+            scan.faults.append(f"STARTUP_HOOKS_DIR: everybody may write {place}: take that right away (chmod o-w)")
+            return scan
     for name in names:
-        _take(os.path.join(directory, name), found)
-    return found
+        _take(os.path.join(directory, name), scan)
+    return scan
 
 
-def _take(path: str, found: Found) -> None:
+def _take(path: str, scan: HookScan) -> None:
     name = os.path.basename(path)
     if os.path.isdir(path):
         return
     why = _why_not(path, name)
     if why:
-        found.warnings.append(f"the hook {path} is not run: {why}")
+        scan.warnings.append(f"the hook {path} is not run: {why}")
         return
     if _everybody_may_write(path):
-        found.faults.append(f"STARTUP_HOOKS_DIR: everybody may write {path}: take that right away (chmod o-w)")
+        scan.faults.append(f"STARTUP_HOOKS_DIR: everybody may write {path}: take that right away (chmod o-w)")
         return
     hook = parse_name(path)
     if not re.fullmatch(r"[a-z0-9_]+", hook.name):
-        found.faults.append(f"the hook {path} has no task's name: use letters, digits, - and _, as in 20-seed_plans.sh")
+        scan.faults.append(f"the hook {path} has no task's name: use letters, digits, - and _, as in 20-seed_plans.sh")
         return
-    for other in found.hooks:
+    for other in scan.hooks:
         if other.name == hook.name:
-            found.faults.append(same_name(other, hook))
-    found.hooks.append(hook)
+            scan.faults.append(same_name(other, hook))
+    scan.hooks.append(hook)
 
 
 def same_name(one: Hook, other: Hook) -> str:
