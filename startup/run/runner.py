@@ -14,15 +14,13 @@ from startup import log
 from startup.database.session import Session
 from startup.errors import Interrupted, LockLost, StartupError, TaskFailed, Unreachable
 from startup.ledger import journal
-from startup.ledger import ledger as book
-from startup.ledger.ledger import Entry
+from startup.ledger.ledger import DONE, FAILED, RUNNING, STOPPED, Entry
 from startup.plan.planner import Plan
 from startup.plan.task import Task
 from startup.process.interrupts import Interrupts
 from startup.run import waiting
 from startup.run.cluster import Cluster
 from startup.run.execution import Execution
-from startup.run.preparation import Preparation
 from startup.settings.settings import Settings
 from startup.state import State
 
@@ -43,8 +41,7 @@ class Runner:
         self.state = state
         self._interrupts = interrupts
         self._cluster = Cluster(settings, interrupts, connect)
-        self._execution = Execution(settings, plan.phase, interrupts)
-        self._preparation: Preparation | None = None
+        self._execution = Execution(settings, plan.phase, interrupts, self._cluster.warn_once)
         self._journal = journal.Journal(settings.namespace, settings.node, plan.phase)
         self._left = [task.name for task in plan.tasks]
 
@@ -52,10 +49,6 @@ class Runner:
     def left(self) -> list[str]:
         """The tasks that have not run (yet)."""
         return list(self._left)
-
-    def key(self, task: Task) -> str:
-        """What a task has to be done for (see the ledger)."""
-        return self._cluster.key(task)
 
     def pinged(self, seconds: float) -> None:
         """The app has answered, after so long."""
@@ -65,13 +58,7 @@ class Runner:
         """Connect and compare on a thread while the app boots, so that nothing of it is left to do when it answers."""
         address = self.settings.address
         if self.plan.clustered and address is not None and address.dialect == "postgresql":
-            self._preparation = Preparation(self._open_and_look)
-
-    def _open_and_look(self) -> bool:
-        self._cluster.open()
-        with contextlib.suppress(Unreachable):  # lost again already: whoever waits connects again
-            return self._cluster.done(self.plan.clustered)
-        return False
+            self._cluster.prepare(self.plan.clustered)
 
     def run(self) -> None:
         """Run what must be run; a StartupError says what went wrong."""
@@ -91,25 +78,19 @@ class Runner:
 
     def run_one(self, task: Task) -> None:
         """Run one task here and now, without lock, ledger and database."""
-        with self._telling_of(task):
+        with self._named(task):
             started = self._announce(task)
             with self._execution.limited(task):
-                said = self._execution.run(task)
-            self._finished(task, started, said)
+                result = self._execution.run(task, started)
+            self._finished(task, started, result)
 
     # ------------------------------------------------------------------------ the cluster's tasks
 
     def _run_cluster(self, tasks: Sequence[Task]) -> None:
+        """In the end there is no session any more, and the timeline knows how that was."""
         outcome = journal.FAILED
         try:
-            if self._is_prepared():
-                done = True
-            else:
-                done = not waiting.Waiting(self._cluster, tasks, self._say_waiting).until_locked()
-            if done:
-                self._run_between(tasks)
-            else:
-                self._run_locked(tasks)
+            self._run_once(tasks)
             outcome = journal.DONE
         except (LockLost, Unreachable):
             outcome = ""  # there is nothing left to write with
@@ -125,14 +106,41 @@ class Runner:
             finally:
                 self._cluster.close()
 
-    def _is_prepared(self) -> bool:
+    def _run_once(self, tasks: Sequence[Task]) -> None:
+        """Done already? Take the lock; done now? Run, record, next."""
+        if self._open() or not waiting.Waiting(self._cluster, tasks, self._say_waiting).until_locked():
+            self._run_between(tasks)
+            return
+        epoch = self._begin()
+        try:
+            for task in tasks:
+                with self._named(task):
+                    if not task.clustered:
+                        self.run_one(task)
+                    elif self._cluster.done([task]):
+                        self._left.remove(task.name)
+                        log.say(f"{self._place(task)} is done already")
+                    else:
+                        self._run_and_record(task, epoch)
+        except (LockLost, Unreachable):
+            raise  # there is nothing left to write with: the others see that this node is gone
+        except Interrupted:
+            self._interrupts.settle()
+            self._end(epoch, STOPPED)
+            raise
+        except StartupError as error:
+            self._end(epoch, FAILED, str(error))
+            raise
+        session = self._cluster.session
+        self._cluster.ledger.end(epoch, DONE)
+        self._journal.close(session, journal.DONE)  # a session that is lost from here on is seen by what comes last
+        session.unlock()
+
+    def _open(self) -> bool:
         """Is there a session now, and was everything found done while the app booted?"""
         self._journal.begin(journal.WAIT, "database")
         try:
-            if self._preparation is not None:
-                return self._preparation.result()
-            self._cluster.open()
-            return False
+            return self._cluster.open_prepared()
         finally:
             self._journal.end()
 
@@ -144,37 +152,28 @@ class Runner:
         log.say(f"nothing to do: {', '.join(done)} {'is' if len(done) == 1 else 'are'} done already")
         self._run_local([task for task in tasks if not task.clustered])
 
-    def _run_locked(self, tasks: Sequence[Task]) -> None:
+    def _begin(self) -> int:
+        """With the lock: a new run's epoch, when nobody can be at work any more."""
         session, ledger = self._cluster.session, self._cluster.ledger
         if why := session.read_only:
             raise Unreachable(
                 f"there is work to do, but nothing can be written: {why}; right would be STARTUP_DATABASE_URL with the "
                 "primary's address and a role that may write"
             )
-        self._create_ledger()
+        try:
+            ledger.create()
+        except StartupError:
+            raise
+        except Exception as error:  # psycopg.errors.InsufficientPrivilege, sqlite3.OperationalError ...
+            raise TaskFailed(
+                f"the ledger's tables could not be made: {str(error).partition(chr(10))[0]}; the role of DATABASE_URL "
+                "must be allowed to CREATE in its schema, or STARTUP_DATABASE_URL must name one that is"
+            ) from error
         self._journal.create(session)
         waiting.for_vanished(self._cluster, self._say_waiting)
         epoch = ledger.begin(self.settings.node, self.plan.phase, len(self.plan.tasks))
         self._journal.end()
-        try:
-            for task in tasks:
-                if task.clustered:
-                    with self._telling_of(task):
-                        self._run_clustered(task, epoch)
-                else:
-                    self.run_one(task)
-        except (LockLost, Unreachable):
-            raise  # there is nothing left to write with: the others see that this node is gone
-        except Interrupted:
-            self._interrupts.settle()
-            self._end(epoch, book.STOPPED)
-            raise
-        except StartupError as error:
-            self._end(epoch, book.FAILED, str(error))
-            raise
-        ledger.end(epoch, book.DONE)
-        self._journal.close(session, journal.DONE)  # a session that is lost from here on is seen by what comes last
-        session.unlock()
+        return epoch
 
     def _end(self, epoch: int, state: str, error: str = "") -> None:
         """For the nodes that wait, and for `status`. Not having it must not hide why the run ends."""
@@ -184,83 +183,48 @@ class Runner:
         except Exception as reason:
             log.debug(f"the run's end could not be written: {reason}")
 
-    def _create_ledger(self) -> None:
-        try:
-            self._cluster.ledger.create()
-        except StartupError:
-            raise
-        except Exception as error:  # psycopg.errors.InsufficientPrivilege, sqlite3.OperationalError ...
-            raise TaskFailed(
-                f"the ledger's tables could not be made: {str(error).partition(chr(10))[0]}; the role of DATABASE_URL "
-                "must be allowed to CREATE in its schema, or STARTUP_DATABASE_URL must name one that is"
-            ) from error
-
-    def _run_clustered(self, task: Task, epoch: int) -> None:
-        entry = self._entry(task, epoch)
-        if self._is_done(task, entry):
-            self._left.remove(task.name)
-            log.say(f"{self._place(task)} is done already")
-            return
+    def _run_and_record(self, task: Task, epoch: int) -> None:
+        session, ledger = self._cluster.session, self._cluster.ledger
+        key = task.key(self.settings.release)  # of its content as it is before it runs
+        entry = Entry(task.name, key, task.policy, RUNNING, self.settings.node, epoch, self.settings.release)
         started = self._announce(task)
-        self._cluster.ledger.step(epoch, task.name, self._position(task))
-        self._journal.write(self._cluster.session, journal.RUNNING)
+        ledger.step(epoch, task.name, self._position(task))
+        self._journal.write(session, journal.RUNNING)
         try:
             with self._execution.limited(task):
-                said = self._do(task, entry, started)
+                result = self._run_with_row(task, entry, started)
         except TaskFailed as error:
-            self._record_failure(task, entry, error)
+            session.reset()
+            session.require_lock()  # LockLost instead: whoever has it now has the ledger too
+            if task.ledgered:
+                with contextlib.suppress(TaskFailed):
+                    ledger.mark(epoch, replace(entry, state=FAILED, error=log.redact(str(error))))
             raise
-        self._cluster.session.require_lock()
-        self._cluster.session.reset()
-        self._finished(task, started, said)
+        session.require_lock()
+        session.reset()
+        self._finished(task, started, result)
 
-    def _is_done(self, task: Task, entry: Entry) -> bool:
-        if task.kind == "migrate":
-            return self._cluster.migrated(task)
-        return task.policy != "always" and (entry.task, entry.key) in self._cluster.ledger.done()
-
-    def _do(self, task: Task, entry: Entry, started: float) -> str:
-        """Run one task with its ledger row; a word on what it did."""
+    def _run_with_row(self, task: Task, entry: Entry, started: float) -> str:
+        """Run one task with its ledger row, in one transaction where it can be; a word on what it did."""
         session, ledger = self._cluster.session, self._cluster.ledger
 
         def mark_done() -> None:
             seconds = round(time.monotonic() - started, 3)
-            ledger.mark(entry.epoch, replace(entry, state=book.DONE, seconds=seconds))
+            ledger.mark(entry.epoch, replace(entry, state=DONE, seconds=seconds))
 
-        if task.kind == "migrate":
-            return self._execution.migrate(task, session, started, self._cluster.warn_once)
-        if task.transactional:
+        if not task.ledgered:
+            return self._execution.run(task, started, session)
+        if task.transaction:
             with session.transaction(mark_done):
-                return self._execution.run(task, session)
+                return self._execution.run(task, started, session)
         ledger.mark(entry.epoch, entry)
-        said = self._execution.run(task, session)
+        result = self._execution.run(task, started, session)
         session.require_lock()
         session.reset()
         mark_done()
-        return said
+        return result
 
-    def _record_failure(self, task: Task, entry: Entry, error: TaskFailed) -> None:
-        """LockLost instead, where the lock is gone: whoever has it now has the ledger too."""
-        session = self._cluster.session
-        session.reset()
-        session.require_lock()
-        if task.kind != "migrate":
-            with contextlib.suppress(TaskFailed):
-                self._cluster.ledger.mark(entry.epoch, replace(entry, state=book.FAILED, error=log.redact(str(error))))
-
-    def _entry(self, task: Task, epoch: int) -> Entry:
-        """The task's row, for its content as it is before it runs."""
-        return Entry(
-            task=task.name,
-            key=self.key(task),
-            policy=task.policy,
-            state=book.RUNNING,
-            node=self.settings.node,
-            epoch=epoch,
-            release=self.settings.release,
-        )
-
-    # ------------------------------------------------------------------------- what is said
+    # ------------------------------------------------------------------------- what is told
 
     def _say_waiting(self, text: str) -> None:
         log.say(text)
@@ -273,15 +237,14 @@ class Runner:
         self._journal.begin(journal.TASK, task.name)
         return time.monotonic()
 
-    def _finished(self, task: Task, started: float, said: str = "") -> None:
+    def _finished(self, task: Task, started: float, result: str) -> None:
         self._left.remove(task.name)
         self._journal.end()
         took = time.monotonic() - started
-        what = f": {said}" if said else ""
-        log.say(f"{self._place(task)} is done after {took:.2f} s{what}", seconds=took)
+        log.say(f"{self._place(task)} is done after {took:.2f} s{': ' if result else ''}{result}", seconds=took)
 
     @contextlib.contextmanager
-    def _telling_of(self, task: Task) -> Iterator[None]:
+    def _named(self, task: Task) -> Iterator[None]:
         """Every line names the task, also the last one when it fails."""
         log.always(task=task.name, position=self._position(task), total=len(self.plan.tasks))
         yield

@@ -123,7 +123,7 @@ def test_module_and_function_on_the_list_or_in_a_variable(module: str) -> None:
 def test_a_value_that_is_not_module_and_function_is_a_command_line() -> None:
     for value in ("echo a:b", "./a:b", "a", "a:b c", "http://x"):
         task = one(STARTUP_TASKS="x", STARTUP_TASK_X=value)
-        assert (task.kind, task.command) == ("command", value)
+        assert (task.kind, task.argv) == ("command", ("/bin/sh", "-c", value))
 
 
 def test_names_are_lower_case_with_dash_and_underline_alike() -> None:
