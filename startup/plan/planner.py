@@ -41,7 +41,8 @@ class Planner:
         self._hooks = {phase: hooks.find(settings.hooks_dir, phase) for phase in PHASES}
         for scan in self._hooks.values():
             self.faults += scan.faults
-        self._refuse_names_given_twice()
+        for hook in self._hooks["post_start"].hooks:  # the ledger, too, knows a task by its name
+            self.faults += self._hooks["pre_start"].same_name(hook)
         if settings.module:
             self._import(settings.module, f"STARTUP_MODULE is '{settings.module}'")
         self._check_skipped()
@@ -109,8 +110,7 @@ class Planner:
             path, text = hook.path, hook.description()
             return Task(name, "hook", path, hook.policy or "always", argv=(path,), files=(path,), description=text)
         if built_in := make(name, settings):
-            kind, policy, transaction = built_in.kind, built_in.policy, built_in.ledgered
-            return Task(name, kind, "built in", policy, builtin=built_in, transaction=transaction)
+            return Task(name, built_in.kind, "built in", built_in.policy, builtin=built_in)
         if ":" in name:
             return self._reference(name, name, name)
         self.faults.append(f"{self._variable} names '{name}', which is no task: {self._hint(name)}")
@@ -143,15 +143,15 @@ class Planner:
         if why:
             self.faults.append(f"{source}: {why}")
             return None
-        marked = next((task for task in registry.values() if task.function is target), None)
-        return replace(marked, name=name, source=source) if marked else Task.of(target, name, source)
+        marked = (task for task in registry.values() if task.function is target)
+        return replace(next(marked, Task(name, "function", source, function=target)), name=name, source=source)
 
     def _import(self, module: str, source: str) -> Any:
         try:
             return modules.load(module, self.settings.environ)
         except ImportError as error:
             self.faults.append(f"{source}: {error}")
-        return None
+            return None
 
     def _prepare(self, task: Task, asked_for: bool) -> str:
         """Load what a built-in works on; the note says why there is nothing to do for it."""
@@ -201,13 +201,6 @@ class Planner:
             what = task.name if explicit is None else f"{task.name} (policy {explicit})"
             self.faults.append(f"{self._variable} has {what}: no task takes the lock while the app is being stopped")
         task.policy = "local"
-
-    def _refuse_names_given_twice(self) -> None:
-        """Both start phases write to the one ledger, where a task is known by its name."""
-        before = {hook.name: hook for hook in self._hooks["pre_start"].hooks}
-        for hook in self._hooks["post_start"].hooks:
-            if hook.name in before:
-                self.faults.append(hooks.same_name(before[hook.name], hook))
 
     def _check_skipped(self) -> None:
         """A misspelt name would let the very task run that somebody wanted left out."""

@@ -97,7 +97,7 @@ def task(
             raise ValueError(f"task {known}: {why}")
         paths = (files,) if isinstance(files, str) else tuple(files)
         source = f"@task in {function.__module__}"
-        registry[known] = Task.of(function, known, source, policy, timeout, transaction, paths)
+        registry[known] = Task(known, "function", source, policy, timeout, function, transaction, paths)
         return function
 
     return register if function is None else register(function)
@@ -136,28 +136,16 @@ class Task:
     timeout: float | None = None  # in seconds, 0: no limit; a plan puts STARTUP_TIMEOUT for None
     #: One of three: a Python function, a built-in task, a command.
     function: Function | None = None
+    transaction: bool = True
+    files: Sequence[str] = ()
     builtin: Builtin | None = None
     argv: Sequence[str] = ()
-    transaction: bool = False  # does it commit together with its ledger row, and so happen exactly once?
-    #: What it is, for the policy ``change``: a text (a function's source is looked up), and files.
-    definition: str = ""
-    files: Sequence[str] = ()
+    definition: str = ""  # what the policy ``change`` watches, beside the files and a function's source
     description: str = ""
 
-    @classmethod
-    def of(
-        cls,
-        function: Function,
-        name: str,
-        source: str,
-        policy: str = "always",
-        timeout: float | None = None,
-        transaction: bool = True,
-        files: Sequence[str] = (),
-    ) -> Task:
-        """The task that is a call of *function*."""
-        text = (function.__doc__ or "").strip().partition("\n")[0]
-        return cls(name, "function", source, policy, timeout, function, None, (), transaction, "", files, text)
+    def __post_init__(self) -> None:
+        if self.function is not None:
+            self.description = (self.function.__doc__ or "").strip().partition("\n")[0]
 
     @property
     def clustered(self) -> bool:
@@ -168,6 +156,11 @@ class Task:
     def ledgered(self) -> bool:
         """Has it a row in the ledger? The one that has none remembers by itself what is done."""
         return self.builtin is None or self.builtin.ledgered
+
+    @property
+    def transactional(self) -> bool:
+        """Does it commit together with its ledger row, and so happen exactly once? No command can."""
+        return self.transaction and not self.argv
 
     @property
     def how_often(self) -> str:

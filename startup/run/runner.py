@@ -43,12 +43,8 @@ class Runner:
         self._cluster = Cluster(settings, interrupts, connect)
         self._execution = Execution(settings, plan.phase, interrupts, self._cluster.warn_once)
         self._journal = journal.Journal(settings.namespace, settings.node, plan.phase)
-        self._left = [task.name for task in plan.tasks]
-
-    @property
-    def left(self) -> list[str]:
-        """The tasks that have not run (yet)."""
-        return list(self._left)
+        #: The tasks that have not run (yet).
+        self.left = [task.name for task in plan.tasks]
 
     def pinged(self, seconds: float) -> None:
         """The app has answered, after so long."""
@@ -118,7 +114,7 @@ class Runner:
                     if not task.clustered:
                         self.run_one(task)
                     elif self._cluster.done([task]):
-                        self._left.remove(task.name)
+                        self.left.remove(task.name)
                         log.say(f"{self._place(task)} is done already")
                     else:
                         self._run_and_record(task, epoch)
@@ -148,7 +144,7 @@ class Runner:
         """Everything of the cluster's is done: what is left are local tasks that stand between."""
         done = [task.name for task in tasks if task.clustered]
         for name in done:
-            self._left.remove(name)
+            self.left.remove(name)
         log.say(f"nothing to do: {', '.join(done)} {'is' if len(done) == 1 else 'are'} done already")
         self._run_local([task for task in tasks if not task.clustered])
 
@@ -214,7 +210,7 @@ class Runner:
 
         if not task.ledgered:
             return self._execution.run(task, started, session)
-        if task.transaction:
+        if task.transactional:
             with session.transaction(mark_done):
                 return self._execution.run(task, started, session)
         ledger.mark(entry.epoch, entry)
@@ -238,7 +234,7 @@ class Runner:
         return time.monotonic()
 
     def _finished(self, task: Task, started: float, result: str) -> None:
-        self._left.remove(task.name)
+        self.left.remove(task.name)
         self._journal.end()
         took = time.monotonic() - started
         log.say(f"{self._place(task)} is done after {took:.2f} s{': ' if result else ''}{result}", seconds=took)

@@ -6,11 +6,11 @@ import random
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timezone
 
 from startup import log
 from startup.database.session import Holder
 from startup.errors import Busy, LockUnavailable, TaskFailed, Unreachable
+from startup.ledger import journal
 from startup.ledger.ledger import RUNNING, Run
 from startup.plan.task import Task
 from startup.run.cluster import Cluster
@@ -238,12 +238,7 @@ def for_vanished(cluster: Cluster, say: Callable[[str], None]) -> None:
 
 def _whom(holder: Holder, run: Run) -> str:
     running = run.state == RUNNING and holder.may_be(run.node)
-    place = f", {run.place()}, since {_clock(run.started_at)}" if running else ""
+    place = f", {run.place()}" if running else ""
+    if running and run.started_at is not None:
+        place += time.strftime(", since %H:%M:%S UTC", time.gmtime(journal.seconds(run.started_at)))
     return f"{holder.name(run.node if running else '') or 'another program'} holds it{place} ({holder.detail})"
-
-
-def _clock(moment: object) -> str:
-    """The time of day, in UTC, of a ledger's time stamp: psycopg gives a datetime, SQLite text in UTC."""
-    if isinstance(moment, datetime):
-        moment = moment.astimezone(timezone.utc)
-    return f"{str(moment)[11:19]} UTC"
