@@ -94,7 +94,8 @@ class Run:
         """How a run failed that was going on at *before*, or came after it; '' when none did."""
         # An image that is older than failed_epoch leaves the state alone.
         failed = max(self.failed_epoch, self.epoch if self.state == FAILED else 0)
-        if failed < before.epoch + (before.state != RUNNING):
+        first_awaited = before.epoch + (before.state != RUNNING)
+        if failed < first_awaited:
             return ""
         return self.failure if failed == self.failed_epoch else f"{self.error} (on {self.node})"
 

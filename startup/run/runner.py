@@ -29,12 +29,7 @@ class Runner:
     """Runs the tasks of one plan, in order."""
 
     def __init__(
-        self,
-        settings: Settings,
-        plan: Plan,
-        state: State,
-        interrupts: Interrupts,
-        connect: Callable[[], Session],
+        self, settings: Settings, plan: Plan, state: State, interrupts: Interrupts, connect: Callable[[], Session]
     ) -> None:
         self.settings = settings
         self.plan = plan
@@ -83,10 +78,10 @@ class Runner:
     # ------------------------------------------------------------------------ the cluster's tasks
 
     def _run_cluster(self, tasks: Sequence[Task]) -> None:
-        """In the end there is no session any more, and the timeline knows how that was."""
+        """Keep the promise; in the end there is no session any more, and the timeline knows how that was."""
         outcome = journal.FAILED
         try:
-            self._run_once(tasks)
+            self._keep_promise(tasks)
             outcome = journal.DONE
         except (LockLost, Unreachable):
             outcome = ""  # there is nothing left to write with
@@ -102,7 +97,7 @@ class Runner:
             finally:
                 self._cluster.close()
 
-    def _run_once(self, tasks: Sequence[Task]) -> None:
+    def _keep_promise(self, tasks: Sequence[Task]) -> None:
         """Done already? Take the lock; done now? Run, record, next."""
         if self._open() or not waiting.Waiting(self._cluster, tasks, self._say_waiting).until_locked():
             self._run_between(tasks)

@@ -10,11 +10,12 @@ from pathlib import Path
 
 import pytest
 
+from startup.builtin.registry import BUILT_IN, make
 from startup.errors import SettingError
 from startup.plan import task as tasks
 from startup.plan.planner import Plan, Planner, resolve
 from startup.plan.task import Task
-from startup.settings.settings import load
+from startup.settings.settings import POLICIES, load
 
 POSTGRES = "postgresql://127.0.0.1:1/a"
 
@@ -428,3 +429,24 @@ def test_the_content_is_the_same_for_ever_or_each_deployed_image_would_run_its_t
         ("function", "dadaf7c1695098e0fa739011f0fd930e92f2e09345621fafd1d73aacedd092cd"),
         ("hook", "a3bd3807a4cff4565d3fdc725503a02da4c2e0e3ba2a59b1933f016f6abf88e8"),
     ]
+
+
+def test_the_key_is_what_a_task_has_to_be_done_for() -> None:
+    keys = {policy: Task("x", "command", "", policy, definition="true").key("1.2") for policy in POLICIES}
+    content = "788fade64dd52405b132dc52eefec14c55f66e16eb9734c2dc47a412f98e7b2c"
+    assert keys == {
+        "always": "always",
+        "change": f"content {content}",
+        "release": "release 1.2",
+        "once": "once",
+        "local": "local",
+    }
+
+
+@pytest.mark.parametrize("name", BUILT_IN)
+def test_each_built_in_task_is_made_by_its_name_and_names_the_policies_that_it_takes(name: str) -> None:
+    built_in = make(name, load({}))
+    assert built_in is not None and built_in.kind not in ("function", "command", "hook")
+    assert set(built_in.policies) < set(POLICIES) and built_in.policy in POLICIES
+    for policy in set(POLICIES) - set(built_in.policies):
+        assert f"{name}@{policy}: {built_in.refusal}" in refused(STARTUP_TASKS=f"{name}@{policy}")
