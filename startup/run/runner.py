@@ -38,6 +38,7 @@ class Runner:
         self._cluster = Cluster(settings, interrupts, connect)
         self._execution = Execution(settings, plan.phase, interrupts, self._cluster.warn_once)
         self._journal = journal.Journal(settings.namespace, settings.node, plan.phase)
+        self._epoch = 0  # of the run that this node has begun
         #: The tasks that have not run (yet).
         self.left = [task.name for task in plan.tasks]
 
@@ -78,53 +79,40 @@ class Runner:
     # ------------------------------------------------------------------------ the cluster's tasks
 
     def _run_cluster(self, tasks: Sequence[Task]) -> None:
-        """Keep the promise; in the end there is no session any more, and the timeline knows how that was."""
-        outcome = journal.FAILED
         try:
             self._keep_promise(tasks)
-            outcome = journal.DONE
         except (LockLost, Unreachable):
-            outcome = ""  # there is nothing left to write with
-            raise
+            raise  # there is nothing left to write with: the others see that this node is gone
         except Interrupted:
-            outcome = journal.STOPPED
+            self._interrupts.settle()
+            self._end(STOPPED)
+            raise
+        except StartupError as error:
+            self._end(FAILED, str(error))
             raise
         finally:
-            try:
-                if outcome and self._cluster.is_open:
-                    with contextlib.suppress(StartupError):  # the outcome stands
-                        self._journal.close(self._cluster.session, outcome)
-            finally:
-                self._cluster.close()
+            self._cluster.close()
 
     def _keep_promise(self, tasks: Sequence[Task]) -> None:
         """Done already? Take the lock; done now? Run, record, next."""
         if self._open() or not waiting.Waiting(self._cluster, tasks, self._say_waiting).until_locked():
             self._run_between(tasks)
+            self._end(DONE)
             return
-        epoch = self._begin()
-        try:
-            for task in tasks:
-                with self._named(task):
-                    if not task.clustered:
-                        self.run_one(task)
-                    elif self._cluster.done([task]):
-                        self.left.remove(task.name)
-                        log.say(f"{self._place(task)} is done already")
-                    else:
-                        self._run_and_record(task, epoch)
-        except (LockLost, Unreachable):
-            raise  # there is nothing left to write with: the others see that this node is gone
-        except Interrupted:
-            self._interrupts.settle()
-            self._end(epoch, STOPPED)
-            raise
-        except StartupError as error:
-            self._end(epoch, FAILED, str(error))
-            raise
+        self._begin()
+        for task in tasks:
+            with self._named(task):
+                if not task.clustered:
+                    self.run_one(task)
+                elif self._cluster.done([task]):
+                    self.left.remove(task.name)
+                    log.say(f"{self._place(task)} is done already")
+                else:
+                    self._run_and_record(task)
+        self._cluster.ledger.end(self._epoch, DONE)
+        self._epoch = 0
         session = self._cluster.session
-        self._cluster.ledger.end(epoch, DONE)
-        self._journal.close(session, journal.DONE)  # a session that is lost from here on is seen by what comes last
+        self._journal.close(session, DONE)  # a session that is lost from here on is seen by what comes last
         session.unlock()
 
     def _open(self) -> bool:
@@ -143,14 +131,11 @@ class Runner:
         log.say(f"nothing to do: {', '.join(done)} {'is' if len(done) == 1 else 'are'} done already")
         self._run_local([task for task in tasks if not task.clustered])
 
-    def _begin(self) -> int:
-        """With the lock: a new run's epoch, when nobody can be at work any more."""
+    def _begin(self) -> None:
+        """With the lock, and when nobody can be at work any more: a new run."""
         session, ledger = self._cluster.session, self._cluster.ledger
         if why := session.read_only:
-            raise Unreachable(
-                f"there is work to do, but nothing can be written: {why}; right would be STARTUP_DATABASE_URL with the "
-                "primary's address and a role that may write"
-            )
+            raise waiting.unwritable("nothing can be written", why)
         try:
             ledger.create()
         except StartupError:
@@ -162,25 +147,27 @@ class Runner:
             ) from error
         self._journal.create(session)
         waiting.for_vanished(self._cluster, self._say_waiting)
-        epoch = ledger.begin(self.settings.node, self.plan.phase, len(self.plan.tasks))
+        self._epoch = ledger.begin(self.settings.node, self.plan.phase, len(self.plan.tasks))
         self._journal.end()
-        return epoch
 
-    def _end(self, epoch: int, state: str, error: str = "") -> None:
+    def _end(self, state: str, error: str = "") -> None:
         """For the nodes that wait, and for `status`. Not having it must not hide why the run ends."""
         try:
-            self._cluster.session.reset()
-            self._cluster.ledger.end(epoch, state, log.redact(error))
+            if self._epoch:
+                self._cluster.session.reset()
+                self._cluster.ledger.end(self._epoch, state, log.redact(error))
+            if self._cluster.is_open:
+                self._journal.close(self._cluster.session, state)
         except Exception as reason:
             log.debug(f"the run's end could not be written: {reason}")
 
-    def _run_and_record(self, task: Task, epoch: int) -> None:
+    def _run_and_record(self, task: Task) -> None:
         session, ledger = self._cluster.session, self._cluster.ledger
         key = task.key(self.settings.release)  # of its content as it is before it runs
-        entry = Entry(task.name, key, task.policy, RUNNING, self.settings.node, epoch, self.settings.release)
+        entry = Entry(task.name, key, task.policy, RUNNING, self.settings.node, self._epoch, self.settings.release)
         started = self._announce(task)
-        ledger.step(epoch, task.name, self._position(task))
-        self._journal.write(session, journal.RUNNING)
+        ledger.step(self._epoch, task.name, self._position(task))
+        self._journal.write(session, RUNNING)
         try:
             with self._execution.limited(task):
                 result = self._run_with_row(task, entry, started)
@@ -189,7 +176,7 @@ class Runner:
             session.require_lock()  # LockLost instead: whoever has it now has the ledger too
             if task.ledgered:
                 with contextlib.suppress(TaskFailed):
-                    ledger.mark(epoch, replace(entry, state=FAILED, error=log.redact(str(error))))
+                    ledger.mark(self._epoch, replace(entry, state=FAILED, error=log.redact(str(error))))
             raise
         session.require_lock()
         session.reset()
@@ -201,14 +188,14 @@ class Runner:
 
         def mark_done() -> None:
             seconds = round(time.monotonic() - started, 3)
-            ledger.mark(entry.epoch, replace(entry, state=DONE, seconds=seconds))
+            ledger.mark(self._epoch, replace(entry, state=DONE, seconds=seconds))
 
         if not task.ledgered:
             return self._execution.run(task, started, session)
         if task.transactional:
             with session.transaction(mark_done):
                 return self._execution.run(task, started, session)
-        ledger.mark(entry.epoch, entry)
+        ledger.mark(self._epoch, entry)
         result = self._execution.run(task, started, session)
         session.require_lock()
         session.reset()

@@ -206,10 +206,7 @@ class Waiting:
         self._announcer.say(read_only, f"waiting for a server that can be written to: {read_only}")
         limit = self._settings.database_timeout
         if self._read_only.over(limit):
-            raise Unreachable(
-                f"there is work to do, but nothing could be written for {limit:g} s (STARTUP_DATABASE_TIMEOUT): "
-                f"{read_only}; right would be STARTUP_DATABASE_URL with the primary's address and a role that may write"
-            )
+            raise unwritable(f"nothing could be written for {limit:g} s (STARTUP_DATABASE_TIMEOUT)", read_only)
         self._reconnect()
 
     def _reconnect(self) -> None:
@@ -234,6 +231,14 @@ def for_vanished(cluster: Cluster, say: Callable[[str], None]) -> None:
             "noticed that and stopped it",
         )
         session.require_lock()
+
+
+def unwritable(what: str, why: str) -> Unreachable:
+    """The error of a node that has work to do on a database that it may only read."""
+    return Unreachable(
+        f"there is work to do, but {what}: {why}; right would be STARTUP_DATABASE_URL with the primary's address and a "
+        "role that may write"
+    )
 
 
 def _whom(holder: Holder, run: Run) -> str:
