@@ -10,7 +10,7 @@ from startup.builtin.builtin import Builtin
 from startup.database.session import Session
 
 if TYPE_CHECKING:
-    from startup.migrations.execute import Drift
+    from startup.migrations.apply import Drift
 
 
 class Migrate(Builtin):
@@ -39,16 +39,16 @@ class Migrate(Builtin):
         if not state.nothing_to_do or any(record.id in self.catalog.by_id for record in state.interrupted):
             return False
         if state.odd:
-            from startup.migrations import execute
+            from startup.migrations import apply
 
-            execute.review(session, self.catalog, state, drift=self._drift, warn=warn)
+            apply.review(session, self.catalog, state, drift=self._drift, warn=warn)
         return True
 
     def run(self, session: Session, seconds_left: Callable[[], float] | None, warn: Callable[[str], None]) -> str:
         """Apply what is pending, each file with its mark in a transaction of its own."""
-        from startup.migrations import execute
+        from startup.migrations import apply
 
-        count = execute.apply(
+        count = apply.apply(
             session,
             self.catalog,
             table_lock_timeout=self.settings.table_lock_timeout,
@@ -62,13 +62,13 @@ class Migrate(Builtin):
 
     def preview(self, session: Session) -> tuple[str, list[str]]:
         """How many are pending, and their SQL."""
-        from startup.migrations import backwards, tables
+        from startup.migrations import rollback, tables
 
         state, total = tables.pending(session, self.catalog), len(self.catalog.migrations)
         details: list[str] = []
         for migration in [*state.pending, *(self.catalog.post_apply if state.pending else state.owed)]:
             details.append(f"{migration.id}  ({migration.path})")
-            details += [f"    {line}" for line in backwards.sql(migration).splitlines()]
+            details += [f"    {line}" for line in rollback.sql(migration).splitlines()]
         details += [f"interrupted: {record}" for record in state.interrupted]
         details += [f"{name}: the database has it, this image does not" for name in state.unknown]
         details += [f"{migration.id}: its content changed after it was applied" for migration in state.drifted]

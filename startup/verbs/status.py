@@ -50,12 +50,11 @@ def status(arguments: argparse.Namespace, settings: Settings) -> int:
 
 
 def _look(session: Session, settings: Settings) -> tuple[dict[str, Any], list[Node], float]:
-    from startup import migrations
-    from startup.migrations import files
+    from startup.migrations import files, tables
 
     ledger = Ledger(session, settings.namespace)
     catalog = files.load(settings.migrations, given=settings.given("STARTUP_MIGRATIONS"))
-    state = migrations.pending(session, catalog)
+    state = tables.pending(session, catalog)
     holder, run = session.holder(), ledger.run()
     now = journal.seconds(ledger.now()) if ledger.exists() else 0.0  # to ask would make SQLite's file
     nodes = _nodes(session, settings.namespace, now)
@@ -253,8 +252,7 @@ def forget(arguments: argparse.Namespace, settings: Settings) -> int:
 
 def rollback(arguments: argparse.Namespace, settings: Settings) -> int:
     """Take back the newest migrations, under the lock."""
-    from startup import migrations
-    from startup.migrations import files
+    from startup.migrations import files, rollback
 
     require(settings, database=True)
     catalog = files.load(settings.migrations, given=settings.given("STARTUP_MIGRATIONS"))
@@ -262,7 +260,7 @@ def rollback(arguments: argparse.Namespace, settings: Settings) -> int:
     try:
         _lock(session)
         limit = settings.table_lock_timeout
-        for name in migrations.rollback(
+        for name in rollback.rollback(
             session, catalog, arguments.count, node=settings.node, table_lock_timeout=limit, report=log.say
         ):
             log.say(f"{name} is taken back")

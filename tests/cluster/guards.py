@@ -13,7 +13,7 @@ from startup.database import sqlite
 from startup.database.postgres import reach as postgres_connect
 from startup.database.postgres import session as postgres
 from startup.ledger import ledger
-from startup.migrations import execute, side, tables
+from startup.migrations import apply, indexes, tables, yoyo_guard
 from startup.run import execution, runner, waiting
 
 replace: Callable[[Any, str, Any], None] = setattr
@@ -171,7 +171,7 @@ def patience_with_what_runs() -> None:
     old = Migrate.is_done
 
     def is_done(self: Any, session: Any, warn: Any) -> bool:
-        execute.review(session, self.catalog, tables.pending(session, self.catalog), drift="fail", warn=warn)
+        apply.review(session, self.catalog, tables.pending(session, self.catalog), drift="fail", warn=warn)
         return old(self, session, warn)
 
     replace(Migrate, "is_done", is_done)
@@ -192,7 +192,7 @@ def the_barrier_for_stock_yoyo() -> None:
     def let_it(*arguments: Any) -> Iterator[None]:
         yield
 
-    replace(side, "hold_off_stock_yoyo", let_it)
+    replace(yoyo_guard, "hold_off_stock_yoyo", let_it)
 
 
 def the_row_of_what_has_begun() -> None:
@@ -208,7 +208,7 @@ def the_row_of_what_has_begun() -> None:
 
 def the_look_for_invalid_indexes() -> None:
     """IF NOT EXISTS takes any index for one."""
-    replace(execute.Work, "_index_is_there", lambda self, statement, interrupted, built=False: False)
+    replace(indexes, "run", lambda session, statement, execute, interrupted, warn: execute())
 
 
 def the_look_for_a_standby() -> None:
