@@ -89,12 +89,12 @@ class Waiting:
         self._settings = cluster.settings
         self._tasks = tasks
         self._announcer = Announcer(say)
-        self._first: Run | None = None
+        self._first: Run | None = None  # the run that was found, and the one that was looked at last
         self._last: Run | None = None
-        self._asked = Stopwatch()  # whether all is done
+        self._asked = Stopwatch()  # since "all done?"
         self._waited = Stopwatch(running=True)
-        self._idle = Stopwatch()
-        self._kept_out = Stopwatch()
+        self._idle = Stopwatch()  # nobody has the lock
+        self._kept_out = Stopwatch()  # by a transaction of another program's (SQLite)
         self._read_only = Stopwatch()
 
     def until_locked(self) -> bool:

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 from startup import log
+from startup.database.connect import connect
 from startup.errors import StartupError
 from startup.plan.planner import Plan, Planner
 from startup.plan.task import Task
+from startup.process.interrupts import Interrupts
+from startup.run.cluster import Cluster
 from startup.settings.settings import Settings
-
-if TYPE_CHECKING:
-    from startup.database.session import Session
 
 
 def plan(arguments: argparse.Namespace, settings: Settings) -> int:
@@ -24,16 +22,24 @@ def plan(arguments: argparse.Namespace, settings: Settings) -> int:
     planner.check()
     for warning in resolved.warnings:
         log.warn(warning)
-    with contextlib.closing(_Outlook(settings, resolved)) as outlook:
-        for line in _lines(settings, resolved, outlook):
+    cluster, why = Cluster(settings, Interrupts(), lambda: connect(settings)), ""
+    try:
+        if resolved.clustered:
+            cluster.open()
+    except StartupError as error:
+        why = f"cannot be told: {error}"
+    try:
+        for line in _lines(settings, resolved, cluster, why):
             print(log.redact(line))
+    finally:
+        cluster.close()
     return 0
 
 
-def _lines(settings: Settings, resolved: Plan, outlook: _Outlook) -> Iterator[str]:
+def _lines(settings: Settings, resolved: Plan, cluster: Cluster, why: str) -> Iterator[str]:
     for number, task in enumerate(resolved.tasks, 1):
-        what, details = outlook.of(task)
-        yield f"{number}. {task.name} ({task.how_often}; {task.source}): {what}"
+        outlook, details = _outlook(task, cluster, why)
+        yield f"{number}. {task.name} ({task.how_often}; {task.source}): {outlook}"
         yield from (f"   {line}" for line in details)
     yield from (f"-  {note}" for note in resolved.notes)
     if settings.role == "follower" and resolved.clustered:
@@ -42,40 +48,15 @@ def _lines(settings: Settings, resolved: Plan, outlook: _Outlook) -> Iterator[st
         yield "nothing would run"
 
 
-class _Outlook:
-    """What would become of each task, as the ledger and the migration tables stand now."""
-
-    def __init__(self, settings: Settings, resolved: Plan) -> None:
-        self._release = settings.release
-        self._done: set[tuple[str, str]] = set()
-        self._session: Session | None = None
-        self._why = ""
-        if not resolved.clustered:
-            return
-        from startup.database.connect import connect
-        from startup.ledger.ledger import Ledger
-
-        try:
-            self._session = connect(settings)
-            self._done = Ledger(self._session, settings.namespace).done()
-        except StartupError as error:
-            self._why = f"cannot be told: {error}"
-
-    def close(self) -> None:
-        if self._session is not None:
-            self._session.close()
-
-    def of(self, task: Task) -> tuple[str, list[str]]:
-        """In words, and with lines of detail."""
-        details = [task.description] if task.description else []
-        if not task.clustered:
-            return "runs on every boot", details
-        if self._session is None or self._why:
-            return self._why, details
-        if task.builtin is not None and not task.ledgered:
-            return task.builtin.preview(self._session)
-        if task.policy == "always":
-            return "runs on every boot, one node at a time", details
-        if (task.name, task.key(self._release)) in self._done:
-            return "is done already", details
-        return "runs, on one node", details
+def _outlook(task: Task, cluster: Cluster, why: str) -> tuple[str, list[str]]:
+    """What would become of the task, as the database stands now, and details; *why* that cannot be told."""
+    details = [task.description] if task.description else []
+    if not task.clustered:
+        return "runs on every boot", details
+    if not cluster.is_open:
+        return why, details
+    if task.builtin is not None and not task.ledgered:
+        return task.builtin.preview(cluster.session)
+    if task.policy == "always":
+        return "runs on every boot, one node at a time", details
+    return "is done already" if cluster.done([task]) else "runs, on one node", details
