@@ -246,7 +246,7 @@ def _verb(module: str, function: str) -> Callable[[argparse.Namespace, Interrupt
     def run(arguments: argparse.Namespace, interrupts: Interrupts) -> int:
         import importlib
 
-        loaded = _load(warn=module == "startup.verbs.describe")
+        loaded = _load(warn=module in ("startup.verbs.plan", "startup.verbs.describe"))
         return int(getattr(importlib.import_module(module), function)(arguments, loaded))
 
     return run
@@ -268,7 +268,7 @@ def _parser(hidden: bool) -> argparse.ArgumentParser:
     add("ping", ping, "does the app answer? 0 yes, 1 not yet").add_argument(
         "--wait", action="store_true", help="wait for it; 124 after STARTUP_PING_TIMEOUT"
     )
-    add("plan", _verb("startup.verbs.describe", "plan"), "what init would run, and why not the rest; changes nothing")
+    add("plan", _verb("startup.verbs.plan", "plan"), "what init would run, and why not the rest; changes nothing")
     add("status", _verb("startup.verbs.status", "status"), "migrations, ledger, and who holds the lock").add_argument(
         "--json", action="store_true"
     )

@@ -5,11 +5,33 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from startup.builtin.builtin import Builtin
 from startup.database.session import Session
 from startup.errors import SettingError, TaskFailed
+
+
+class InsertUsers(Builtin):
+    """The rows of STARTUP_USERS, for STARTUP_USERS_TABLE."""
+
+    kind = "users"
+
+    def prepare(self, asked_for: bool) -> str:
+        """Read the file."""
+        path = self.settings.users
+        if not os.path.exists(path) and not asked_for and not self.settings.given("STARTUP_USERS"):
+            return f"insert_users has nothing to do: there is no {path}"
+        self._users = read(path)
+        self.definition, self.files = self.settings.users_table, (path,)
+        return ""
+
+    def run(self, session: Session, seconds_left: Callable[[], float] | None, warn: Callable[[str], None]) -> str:
+        """Insert what is not there yet."""
+        return insert(session, self._users, self.settings.users_table)
 
 
 @dataclass(frozen=True)
@@ -91,10 +113,10 @@ def insert(session: Session, users: Users, table: str) -> str:
         except Exception as error:
             diagnosis = getattr(error, "diag", None)
             # the server's DETAIL holds the row, and a row may hold a password; so may what it quotes in the message
-            said = (diagnosis and diagnosis.message_primary) or str(error).partition("\n")[0]
+            reason = (diagnosis and diagnosis.message_primary) or str(error).partition("\n")[0]
             for value in row:
-                said = said.replace(f'"{value}"', '"***"')
-            raise TaskFailed(f"the table {table} did not take row {number} of {users.path}: {said}") from None
+                reason = reason.replace(f'"{value}"', '"***"')
+            raise TaskFailed(f"the table {table} did not take row {number} of {users.path}: {reason}") from None
         added += max(cursor.rowcount, 0)
     there = len(users.rows) - added
     return f"{added} of {len(users.rows)} rows added" + (f", {there} there already" if there else "")

@@ -6,6 +6,7 @@ import os
 import re
 import stat
 from dataclasses import dataclass, field
+from itertools import takewhile
 
 from startup.settings.settings import POLICIES, normal
 
@@ -22,73 +23,62 @@ class Hook:
 
     def description(self) -> str:
         """The comment at the file's head, as Distillery's ``describe`` shows it."""
-        lines: list[str] = []
         try:
             with open(self.path, encoding="utf-8", errors="replace") as file:
-                for number, line in enumerate(file):
-                    if number == 0 and line.startswith("#!"):
-                        continue
-                    if not line.startswith("#"):
-                        break
-                    lines.append(line.lstrip("# ").strip())
+                lines = list(takewhile(lambda line: line.startswith("#"), file))
         except OSError:  # a program may be executable and not readable
             return ""
-        return " ".join(line for line in lines if line)
+        words = [line.lstrip("# ").strip() for line in lines if not line.startswith("#!")]
+        return " ".join(filter(None, words))
 
 
 @dataclass
-class Found:
+class HookScan:
     """What a hook directory holds: hooks in order, warnings for files that are not run, faults for what is refused."""
 
     hooks: list[Hook] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     faults: list[str] = field(default_factory=list)
 
+    def same_name(self, hook: Hook) -> list[str]:
+        """The faults of files that are the same task as *hook*."""
+        return [
+            f"the hooks {other.path} and {hook.path} have the same name, '{hook.name}': rename one"
+            for other in self.hooks
+            if other.name == hook.name
+        ]
 
-def find(hooks_dir: str, phase: str) -> Found:
+
+def find(hooks_dir: str, phase: str) -> HookScan:
     """The hooks of *phase*, in LC_ALL=C order."""
-    found = Found()
+    scan = HookScan()
     directory = os.path.join(hooks_dir, f"{phase}.d")
     try:
         names = sorted(os.listdir(directory), key=os.fsencode)
     except (FileNotFoundError, NotADirectoryError):
-        return found
+        return scan
     except OSError as error:
-        found.faults.append(f"STARTUP_HOOKS_DIR: {directory} cannot be read: {error.strerror}")
-        return found
-    for place in (directory, hooks_dir):
-        if names and _everybody_may_write(place):
-            found.faults.append(f"STARTUP_HOOKS_DIR: everybody may write {place}: take that right away (chmod o-w)")
-            return found
+        scan.faults.append(f"STARTUP_HOOKS_DIR: {directory} cannot be read: {error.strerror}")
+        return scan
+    if names and (_is_open(directory, scan) or _is_open(hooks_dir, scan)):
+        return scan
     for name in names:
-        _take(os.path.join(directory, name), found)
-    return found
-
-
-def _take(path: str, found: Found) -> None:
-    name = os.path.basename(path)
-    if os.path.isdir(path):
-        return
-    why = _why_not(path, name)
-    if why:
-        found.warnings.append(f"the hook {path} is not run: {why}")
-        return
-    if _everybody_may_write(path):
-        found.faults.append(f"STARTUP_HOOKS_DIR: everybody may write {path}: take that right away (chmod o-w)")
-        return
-    hook = parse_name(path)
-    if not re.fullmatch(r"[a-z0-9_]+", hook.name):
-        found.faults.append(f"the hook {path} has no task's name: use letters, digits, - and _, as in 20-seed_plans.sh")
-        return
-    for other in found.hooks:
-        if other.name == hook.name:
-            found.faults.append(same_name(other, hook))
-    found.hooks.append(hook)
-
-
-def same_name(one: Hook, other: Hook) -> str:
-    """The fault of two files that are one task."""
-    return f"the hooks {one.path} and {other.path} have the same name, '{other.name}': rename one"
+        path = os.path.join(directory, name)
+        if os.path.isdir(path):
+            continue
+        if why := _why_not(path, name):
+            scan.warnings.append(f"the hook {path} is not run: {why}")
+            continue
+        if _is_open(path, scan):
+            continue
+        hook = parse_name(path)
+        if not re.fullmatch(r"[a-z0-9_]+", hook.name):
+            form = "use letters, digits, - and _, as in 20-seed_plans.sh"
+            scan.faults.append(f"the hook {path} has no task's name: {form}")
+            continue
+        scan.faults += scan.same_name(hook)
+        scan.hooks.append(hook)
+    return scan
 
 
 def parse_name(path: str) -> Hook:
@@ -118,5 +108,8 @@ def _why_not(path: str, name: str) -> str:
     return ""
 
 
-def _everybody_may_write(path: str) -> bool:
-    return bool(os.stat(path).st_mode & stat.S_IWOTH)
+def _is_open(path: str, scan: HookScan) -> bool:
+    if not os.stat(path).st_mode & stat.S_IWOTH:
+        return False
+    scan.faults.append(f"STARTUP_HOOKS_DIR: everybody may write {path}: take that right away (chmod o-w)")
+    return True

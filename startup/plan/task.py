@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal, overload
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, overload
+
+from startup.errors import SettingError
+
+if TYPE_CHECKING:
+    from startup.builtin.builtin import Builtin
 
 Policy = Literal["always", "change", "release", "once", "local"]
 
@@ -17,13 +22,15 @@ class Context:
     there and its ledger row commit in one transaction, which the task itself must not end.
     """
 
-    def __init__(self, *, task: str, phase: str, node: str, release: str, environ: dict[str, str]) -> None:
+    def __init__(
+        self, *, task: str, phase: str, node: str, release: str, environ: dict[str, str], connection: Any = None
+    ) -> None:
         self.task = task
         self.phase = phase
         self.node = node
         self.release = release
         self.environ = environ
-        self._connection: Any = None
+        self._connection = connection
 
     @property
     def connection(self) -> Any:
@@ -42,20 +49,8 @@ class Context:
 Function = Callable[[Context], object]
 
 
-@dataclass(frozen=True)
-class Registered:
-    """A function that was marked with ``@task``."""
-
-    name: str
-    function: Function
-    policy: Policy = "always"
-    timeout: float | None = None
-    transaction: bool = True
-    files: Sequence[str] = ()
-
-
 #: Every @task function that has been imported.
-registry: dict[str, Registered] = {}
+registry: dict[str, Task] = {}
 
 
 @overload
@@ -101,7 +96,8 @@ def task(
         if why := not_callable(function):
             raise ValueError(f"task {known}: {why}")
         paths = (files,) if isinstance(files, str) else tuple(files)
-        registry[known] = Registered(known, function, policy, timeout, transaction, paths)
+        source = f"@task in {function.__module__}"
+        registry[known] = Task(known, "function", source, policy, timeout, function, transaction, paths)
         return function
 
     return register if function is None else register(function)
@@ -124,26 +120,32 @@ def not_callable(function: Function) -> str:
     return ""
 
 
-def _place(function: Function) -> str:
+def _place(function: Function | None) -> str:
     code = getattr(function, "__code__", None)
     return f"{code.co_filename}, line {code.co_firstlineno}" if code else repr(function)
 
 
 @dataclass
 class Task:
-    """One step of a plan, resolved: what runs, how often, and for how long at the most (seconds; 0: no limit)."""
+    """One step of a plan: what runs, and how often."""
 
     name: str
-    kind: Literal["function", "command", "hook", "migrate", "users"]
-    policy: Policy
+    kind: str  # function, command, hook, or a built-in's own
     source: str  # where it was found, for a person
-    command: str = ""  # a command line for sh -c, or a hook's path
+    policy: str = "always"
+    timeout: float | None = None  # in seconds, 0: no limit; a plan puts STARTUP_TIMEOUT for None
+    #: One of three: a Python function, a built-in task, a command.
     function: Function | None = None
-    timeout: float = 0
     transaction: bool = True
     files: Sequence[str] = ()
+    builtin: Builtin | None = None
+    argv: Sequence[str] = ()
+    definition: str = ""  # what the policy ``change`` watches, beside the files and a function's source
     description: str = ""
-    data: Any = field(default=None, repr=False)  # the migrations' catalog, the users
+
+    def __post_init__(self) -> None:
+        if self.function is not None:
+            self.description = (self.function.__doc__ or "").strip().partition("\n")[0]
 
     @property
     def clustered(self) -> bool:
@@ -151,26 +153,40 @@ class Task:
         return self.policy != "local"
 
     @property
+    def ledgered(self) -> bool:
+        """Has it a row in the ledger? The one that has none remembers by itself what is done."""
+        return self.builtin is None or self.builtin.ledgered
+
+    @property
     def transactional(self) -> bool:
-        """Does it commit together with its ledger row, and so happen exactly once?"""
-        return self.kind in ("function", "users") and self.transaction
+        """Does it commit together with its ledger row, and so happen exactly once? No command can."""
+        return self.transaction and not self.argv
+
+    @property
+    def how_often(self) -> str:
+        """The policy, for a person."""
+        return self.policy if self.ledgered else "what is pending"
+
+    def key(self, release: str) -> str:
+        """What it has to be done for: a release, a content, or once and for all. SettingError for a missing file."""
+        if self.policy == "release":
+            return f"release {release}"
+        if self.policy != "change":
+            return self.policy
+        try:
+            return f"content {self.content()}"
+        except OSError as error:
+            raise SettingError(f"task {self.name}: {error.filename} cannot be read: {error.strerror}") from None
 
     def content(self) -> str:
         """A checksum of what the task is: its definition and the files that it declares. OSError for a missing file."""
         digest = hashlib.sha256(self.kind.encode())
-        digest.update(self.definition.encode())
-        for path in (self.command, *self.files) if self.kind == "hook" else self.files:
+        digest.update((_source(self.function) if self.function is not None else self.definition).encode())
+        for path in self.files:
             with open(path, "rb") as file:
                 content = file.read()
             digest.update(b"\0%d\0" % len(content) + content)
         return digest.hexdigest()
-
-    @property
-    def definition(self) -> str:
-        """What the task is, apart from files: a command line, a function's source, the table that the users go to."""
-        if self.kind == "function":
-            return _source(self.function)
-        return "" if self.kind == "hook" else self.command
 
 
 def _source(function: Any) -> str:

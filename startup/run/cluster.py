@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+import os
+import threading
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, cast
 
 from startup import log
 from startup.database.session import Session
-from startup.errors import SettingError
+from startup.errors import Unreachable
 from startup.ledger.ledger import Ledger
 from startup.plan.task import Task
 from startup.process.interrupts import Interrupts
 from startup.settings.settings import Settings
 
-if TYPE_CHECKING:
-    from startup.migrations import apply
+NICE = 10  # setpriority(2); on Linux a thread has its own
 
 
 class Cluster:
@@ -26,6 +26,9 @@ class Cluster:
         self._connect = connect
         self._session: Session | None = None
         self._ledger: Ledger | None = None
+        self._thread: threading.Thread | None = None
+        self._found_done = False
+        self._error: BaseException | None = None
         self._warned: set[str] = set()
 
     def open(self) -> None:
@@ -41,6 +44,31 @@ class Cluster:
         if self._session is not None:
             self._session.close()
             self._session = None
+
+    def prepare(self, tasks: Sequence[Task]) -> None:
+        """Connect and look, on a thread that yields to the app, so that little is left to do when that answers."""
+
+        def look() -> None:
+            try:
+                os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICE)
+                self.open()
+                self._found_done = self.done(tasks)
+            except BaseException as error:
+                if not (isinstance(error, Unreachable) and self.is_open):  # lost again: whoever waits connects again
+                    self._error = error
+
+        self._thread = threading.Thread(target=look, daemon=True, name="prepare")
+        self._thread.start()
+
+    def open_prepared(self) -> bool:
+        """Open the session, unless that has been prepared; was everything found done then? A signal may end it."""
+        if self._thread is None:
+            self.open()
+        while self._thread is not None and self._thread.is_alive():
+            self._thread.join(0.5)
+        if self._error is not None:
+            raise self._error
+        return self._found_done
 
     @property
     def is_open(self) -> bool:
@@ -60,44 +88,18 @@ class Cluster:
         return self._ledger
 
     def done(self, tasks: Sequence[Task]) -> bool:
-        """Is there nothing to do for any of *tasks*? Asked without the lock; changes nothing.
+        """Is there nothing to do for any of *tasks*? Asked with and without the lock; changes nothing.
 
         An ``always`` task is never done. Raises TaskFailed for an applied migration whose content has changed.
         """
-        clustered = [task for task in tasks if task.clustered]
-        ledgered = [task for task in clustered if task.kind != "migrate"]
+        ledgered = [task for task in tasks if task.clustered and task.ledgered]
         if any(task.policy == "always" for task in ledgered):
             return False
         done = self.ledger.done() if ledgered else set()
-        if any((task.name, self.key(task)) not in done for task in ledgered):
+        if any((task.name, task.key(self.settings.release)) not in done for task in ledgered):
             return False
-        return all(self.migrated(task) for task in clustered if task.kind == "migrate")
-
-    def key(self, task: Task) -> str:
-        """What a task has to be done for: once and for all, for a release, for a content."""
-        if task.policy == "release":
-            return f"release {self.settings.release}"
-        if task.policy == "change":
-            try:
-                return f"content {task.content()}"
-            except OSError as error:
-                raise SettingError(f"task {task.name}: {error.filename} cannot be read: {error.strerror}") from None
-        return task.policy
-
-    def migrated(self, task: Task) -> bool:
-        """Is nothing of *task*'s migrations pending? What is odd about them is then said, once."""
-        from startup.migrations import tables
-
-        state = tables.pending(self.session, task.data)
-        # What looks interrupted may be running now, on the node that holds the lock.
-        if not state.nothing_to_do or any(record.id in task.data.by_id for record in state.interrupted):
-            return False
-        if state.odd:
-            from startup.migrations import apply
-
-            drift = cast("apply.Drift", self.settings.drift)
-            apply.review(self.session, task.data, state, drift=drift, warn=self.warn_once)
-        return True
+        others = [task.builtin for task in tasks if task.builtin is not None and not task.ledgered]
+        return all(builtin.is_done(self.session, self.warn_once) for builtin in others)
 
     def warn_once(self, text: str) -> None:
         """A warning that was not said before."""

@@ -6,20 +6,16 @@ import contextlib
 import sys
 import time
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, cast
 
 from startup import log
 from startup.database.session import Session
 from startup.errors import Interrupted, LockLost, StartupError, TaskFailed, TimedOut
-from startup.plan.planner import STOP_PHASES, see_the_apps_modules
+from startup.plan import modules
+from startup.plan.planner import STOP_PHASES
 from startup.plan.task import Context, Task
 from startup.process.command import Command
 from startup.process.interrupts import Interrupts
 from startup.settings.settings import Settings
-
-if TYPE_CHECKING:
-    from startup.migrations import apply
-
 
 LOST = (
     "the lock was lost while task {} ran, so that was stopped: its database session ended, and another node may have "
@@ -30,10 +26,11 @@ LOST = (
 class Execution:
     """Runs the tasks of one phase; knows neither lock nor ledger."""
 
-    def __init__(self, settings: Settings, phase: str, interrupts: Interrupts) -> None:
+    def __init__(self, settings: Settings, phase: str, interrupts: Interrupts, warn: Callable[[str], None]) -> None:
         self._settings = settings
         self._phase = phase
         self._interrupts = interrupts
+        self._warn = warn
 
     @contextlib.contextmanager
     def limited(self, task: Task) -> Iterator[None]:
@@ -42,7 +39,7 @@ class Execution:
         A lost lock, a wrong setting and a signal stay what they are.
         """
         try:
-            with self._interrupts.limit(task.timeout, self._settings.stop_timeout, f"task {task.name}"):
+            with self._interrupts.limit(task.timeout or 0, self._settings.stop_timeout, f"task {task.name}"):
                 yield
         except TimedOut:
             self._interrupts.settle()
@@ -61,16 +58,21 @@ class Execution:
         except StartupError:
             raise
         except BaseException as error:
-            log.debug(_traceback(error))
-            raise TaskFailed(f"task {task.name} failed: {_explain(error)}") from error
+            import traceback
 
-    def run(self, task: Task, session: Session | None = None) -> str:
-        """Run a task; a word on what it did. A command ends with LockLost when *session*'s lock is gone."""
-        if task.kind == "users" and session is not None:
-            from startup.builtin import users
+            log.debug("".join(traceback.format_exception(error)))
+            text = f"{type(error).__name__}: {str(error).strip()}".removesuffix(": ")
+            raise TaskFailed(f"task {task.name} failed: {text}{modules.place(error)}") from error
 
-            return users.insert(session, task.data, self._settings.users_table)
-        if task.kind == "function":
+    def run(self, task: Task, started: float, session: Session | None = None) -> str:
+        """Run a task that began at *started* (``time.monotonic()``), on *session* if it needs one; a word on it.
+
+        A command ends with LockLost when the session's lock is gone.
+        """
+        if task.builtin is not None and session is not None:
+            end = started + (task.timeout or 0)
+            return task.builtin.run(session, (lambda: end - time.monotonic()) if task.timeout else None, self._warn)
+        if task.function is not None:
             self._call(task, session)
         elif session is None:
             self._command(task).wait()
@@ -88,45 +90,13 @@ class Execution:
             node=self._settings.node,
             release=self._settings.release,
             environ=self._settings.task_environ(task.name, self._phase),
+            connection=session.connection if session is not None else None,
         )
-        context._connection = session.connection if session is not None else None
-        see_the_apps_modules(self._settings.environ)
+        modules.see_the_apps_modules(self._settings.environ)
         with contextlib.redirect_stdout(sys.stderr):  # stdout is the app's, or a verb's
             task.function(context)
 
     def _command(self, task: Task, lock_fd: int | None = None) -> Command:
-        argv = [task.command] if task.kind == "hook" else ["/bin/sh", "-c", task.command]
         environ = self._settings.task_environ(task.name, self._phase)
         keep_open = () if lock_fd is None else (lock_fd,)
-        return Command(argv, environ, self._interrupts, self._settings.stop_timeout, keep_open)
-
-    def migrate(self, task: Task, session: Session, started: float, warn: Callable[[str], None]) -> str:
-        """Apply what is pending, on the session that holds the lock; *started* is of ``time.monotonic()``."""
-        from startup.migrations import apply
-
-        limit = task.timeout
-        count = apply.apply(
-            session,
-            task.data,
-            table_lock_timeout=self._settings.table_lock_timeout,
-            drift=cast("apply.Drift", self._settings.drift),
-            deadline=(lambda: started + limit - time.monotonic()) if limit else None,
-            node=self._settings.node,
-            report=log.say,
-            warn=warn,
-        )
-        return f"{count} applied"
-
-
-def _explain(error: BaseException) -> str:
-    """Type and message of what a task raised, and the line of it that is not ours."""
-    from startup.plan.planner import _where
-
-    text = str(error).strip()
-    return f"{type(error).__name__}{': ' + text if text else ''}{_where(error)}"
-
-
-def _traceback(error: BaseException) -> str:
-    import traceback
-
-    return "".join(traceback.format_exception(error))
+        return Command(task.argv, environ, self._interrupts, self._settings.stop_timeout, keep_open)

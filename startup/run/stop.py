@@ -26,21 +26,20 @@ def run_stop_tasks(phase: str, settings: Settings, interrupts: Interrupts) -> in
     plan = resolve(settings, phase)
     for warning in (*plan.warnings, *plan.notes):
         log.warn(warning)
-    plan.notes.clear()
     limit = settings.hook_timeout
     settings = replace(settings, stop_timeout=min(settings.stop_timeout or GRACE, GRACE))
+    runner = Runner(settings, plan, State(""), interrupts, _no_database)
     end = time.monotonic() + limit
     failed = 0
-    for task in list(plan.tasks):
+    for task in plan.tasks:
         left = end - time.monotonic()
         if limit and left <= 0:
             log.warn(f"{phase} was over its {limit:g} s (STARTUP_HOOK_TIMEOUT): {task.name} did not run")
             continue
         if limit:
             task.timeout = min(task.timeout or left, left)
-        one = Runner(settings, plan, State(""), interrupts, _no_database)
         try:
-            one.run_one(task)
+            runner.run_one(task)
         except StartupError as error:
             failed = error.code
             log.fail(f"{phase}: {error}")

@@ -8,12 +8,13 @@ from contextlib import contextmanager
 from typing import Any
 
 from startup import log
+from startup.builtin.migrate import Migrate
 from startup.database import sqlite
 from startup.database.postgres import reach as postgres_connect
 from startup.database.postgres import session as postgres
 from startup.ledger import ledger
 from startup.migrations import apply, indexes, tables, yoyo_guard
-from startup.run import cluster, execution, runner, waiting
+from startup.run import execution, runner, waiting
 
 replace: Callable[[Any, str, Any], None] = setattr
 
@@ -28,12 +29,18 @@ def the_lock() -> None:
 
 def the_look_under_the_lock() -> None:
     """Done now?"""
-    replace(runner.Runner, "_is_done", lambda self, task, entry: False)
+    begin = runner.Runner._begin
+
+    def blind(self: Any) -> None:
+        self._cluster.done = lambda tasks: False
+        begin(self)
+
+    replace(runner.Runner, "_begin", blind)
 
 
 def the_look_before_the_lock() -> None:
     """Done already? Then there is nothing to wait for."""
-    replace(cluster.Cluster, "done", lambda self, tasks: False)
+    replace(waiting.Waiting, "_all_done", lambda self, run: False)
 
 
 def the_same_session() -> None:
@@ -161,14 +168,13 @@ def keepalives() -> None:
 
 def patience_with_what_runs() -> None:
     """What is not finished counts as interrupted, whoever is at it."""
-    old = cluster.Cluster.migrated
+    old = Migrate.is_done
 
-    def migrated(self: Any, task: Any) -> bool:
-        state = tables.pending(self.session, task.data)
-        apply.review(self.session, task.data, state, drift="fail", warn=self.warn_once)
-        return old(self, task)
+    def is_done(self: Any, session: Any, warn: Any) -> bool:
+        apply.review(session, self.catalog, tables.pending(session, self.catalog), drift="fail", warn=warn)
+        return old(self, session, warn)
 
-    replace(cluster.Cluster, "migrated", migrated)
+    replace(Migrate, "is_done", is_done)
 
 
 def making_tables_one_by_one() -> None:

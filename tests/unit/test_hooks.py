@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from startup.plan.hooks import Found, find
+from startup.plan.hooks import HookScan, find
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ def write(
     return path
 
 
-def names(found: Found) -> list[tuple[str, str | None]]:
+def names(found: HookScan) -> list[tuple[str, str | None]]:
     return [(hook.name, hook.policy) for hook in found.hooks]
 
 
@@ -78,8 +78,8 @@ def test_only_the_phases_own_directory_is_read(hooks: Path) -> None:
 
 
 def test_no_directory_is_no_hooks(hooks: Path) -> None:
-    assert find(str(hooks), "post_start") == Found()
-    assert find("/nowhere", "post_start") == Found()
+    assert find(str(hooks), "post_start") == HookScan()
+    assert find("/nowhere", "post_start") == HookScan()
 
 
 @pytest.mark.parametrize("first", ["10-seed.sh", "10-Seed.sh", "seed.once"])

@@ -10,11 +10,12 @@ from pathlib import Path
 
 import pytest
 
+from startup.builtin.registry import BUILT_IN, make
 from startup.errors import SettingError
 from startup.plan import task as tasks
 from startup.plan.planner import Plan, Planner, resolve
 from startup.plan.task import Task
-from startup.settings.settings import load
+from startup.settings.settings import POLICIES, load
 
 POSTGRES = "postgresql://127.0.0.1:1/a"
 
@@ -123,7 +124,7 @@ def test_module_and_function_on_the_list_or_in_a_variable(module: str) -> None:
 def test_a_value_that_is_not_module_and_function_is_a_command_line() -> None:
     for value in ("echo a:b", "./a:b", "a", "a:b c", "http://x"):
         task = one(STARTUP_TASKS="x", STARTUP_TASK_X=value)
-        assert (task.kind, task.command) == ("command", value)
+        assert (task.kind, task.argv) == ("command", ("/bin/sh", "-c", value))
 
 
 def test_names_are_lower_case_with_dash_and_underline_alike() -> None:
@@ -412,3 +413,40 @@ def test_the_content_of_insert_users_is_its_file_and_its_table() -> None:
     assert first == content(file, "email\na@example.com\n", **settings)
     assert first != content(file, "email\nb@example.com\n", **settings)
     assert first != content(file, "email\na@example.com\n", STARTUP_USERS_TABLE="people", **settings)
+
+
+def test_the_content_is_the_same_for_ever_or_each_deployed_image_would_run_its_tasks_again() -> None:
+    write("seeds/users.csv", "email\na@example.com\n")
+    write("hooks/post_start.d/10-x.change.sh", "#!/bin/sh\necho 1\n")
+    function = "@task(policy='change', files='plans.csv')\ndef plans(context):\n    return 1\n"
+    write("mine.py", f"from startup import task\n\n{function}")
+    write("plans.csv", "name\nfree\n")
+    settings = {"STARTUP_MODULE": "mine", "STARTUP_TASK_SEED": "bin/seed --all"}
+    resolved = plan(STARTUP_TASKS="insert_users seed@change plans", **settings)
+    assert [(task.kind, task.content()) for task in resolved.tasks] == [
+        ("users", "6bf77ff0dc6648908ce18f5e74d3f698f2c651358044289e197022572f137045"),
+        ("command", "ad42d052bc25b20df33fda9d2b2e3fba05f0bf330c8d363d506a19ea275a2282"),
+        ("function", "dadaf7c1695098e0fa739011f0fd930e92f2e09345621fafd1d73aacedd092cd"),
+        ("hook", "a3bd3807a4cff4565d3fdc725503a02da4c2e0e3ba2a59b1933f016f6abf88e8"),
+    ]
+
+
+def test_the_key_is_what_a_task_has_to_be_done_for() -> None:
+    keys = {policy: Task("x", "command", "", policy, definition="true").key("1.2") for policy in POLICIES}
+    content = "788fade64dd52405b132dc52eefec14c55f66e16eb9734c2dc47a412f98e7b2c"
+    assert keys == {
+        "always": "always",
+        "change": f"content {content}",
+        "release": "release 1.2",
+        "once": "once",
+        "local": "local",
+    }
+
+
+@pytest.mark.parametrize("name", BUILT_IN)
+def test_each_built_in_task_is_made_by_its_name_and_names_the_policies_that_it_takes(name: str) -> None:
+    built_in = make(name, load({}))
+    assert built_in is not None and built_in.kind not in ("function", "command", "hook")
+    assert set(built_in.policies) < set(POLICIES) and built_in.policy in POLICIES
+    for policy in set(POLICIES) - set(built_in.policies):
+        assert f"{name}@{policy}: {built_in.refusal}" in refused(STARTUP_TASKS=f"{name}@{policy}")

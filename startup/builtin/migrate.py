@@ -1,0 +1,81 @@
+"""migrate: applies the migrations that are pending. yoyo's own tables remember which are not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, cast
+
+from startup import log
+from startup.builtin.builtin import Builtin
+from startup.database.session import Session
+
+if TYPE_CHECKING:
+    from startup.migrations.apply import Drift
+
+
+class Migrate(Builtin):
+    """The files of STARTUP_MIGRATIONS against the database. What applies them is loaded when one is pending."""
+
+    kind = "migrate"
+    policy = "always"
+    policies = ()
+    refusal = "migrate takes no policy, it applies what is pending"
+    ledgered = False
+
+    def prepare(self, asked_for: bool) -> str:
+        """Read the directories."""
+        from startup.migrations import files
+
+        given = self.settings.given("STARTUP_MIGRATIONS")
+        self.catalog = files.load(self.settings.migrations, given=given)
+        return self.catalog.note or ""
+
+    def is_done(self, session: Session, warn: Callable[[str], None]) -> bool:
+        """Is nothing pending? TaskFailed for an applied migration whose content has changed."""
+        from startup.migrations import tables
+
+        state = tables.pending(session, self.catalog)
+        # What looks interrupted may be running now, on the node that holds the lock.
+        if not state.nothing_to_do or any(record.id in self.catalog.by_id for record in state.interrupted):
+            return False
+        if state.odd:
+            from startup.migrations import apply
+
+            apply.review(session, self.catalog, state, drift=self._drift, warn=warn)
+        return True
+
+    def run(self, session: Session, seconds_left: Callable[[], float] | None, warn: Callable[[str], None]) -> str:
+        """Apply what is pending, each file with its mark in a transaction of its own."""
+        from startup.migrations import apply
+
+        count = apply.apply(
+            session,
+            self.catalog,
+            table_lock_timeout=self.settings.table_lock_timeout,
+            drift=self._drift,
+            deadline=seconds_left,
+            node=self.settings.node,
+            report=log.say,
+            warn=warn,
+        )
+        return f"{count} applied"
+
+    def preview(self, session: Session) -> tuple[str, list[str]]:
+        """How many are pending, and their SQL."""
+        from startup.migrations import rollback, tables
+
+        state, total = tables.pending(session, self.catalog), len(self.catalog.migrations)
+        details: list[str] = []
+        for migration in [*state.pending, *(self.catalog.post_apply if state.pending else state.owed)]:
+            details.append(f"{migration.id}  ({migration.path})")
+            details += [f"    {line}" for line in rollback.sql(migration).splitlines()]
+        details += [f"interrupted: {record}" for record in state.interrupted]
+        details += [f"{name}: the database has it, this image does not" for name in state.unknown]
+        details += [f"{migration.id}: its content changed after it was applied" for migration in state.drifted]
+        if state.pending:
+            return f"{len(state.pending)} of {total} migrations are pending", details
+        return f"nothing is pending ({total} migrations are applied)", details
+
+    @property
+    def _drift(self) -> Drift:
+        return cast("Drift", self.settings.drift)

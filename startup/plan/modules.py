@@ -1,0 +1,46 @@
+"""The app's own Python modules: how they are found and imported, and where in them an error stands."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import os
+import re
+import sys
+from typing import Any
+
+from startup.errors import Interrupted
+
+
+def see_the_apps_modules(environ: dict[str, str]) -> None:
+    """Append the working directory and PYTHONPATH: after our own, so that an app's ``dotenv.py`` shadows nothing."""
+    for path in (os.getcwd(), *environ.get("PYTHONPATH", "").split(os.pathsep)):
+        if path and path not in sys.path:
+            sys.path.append(path)
+
+
+def load(name: str, environ: dict[str, str]) -> Any:
+    """Import the module; ImportError, with words for a person, when it is ours or raises."""
+    if name.partition(".")[0] == "startup":
+        raise ImportError("'startup' is this tool's own package: give the module another name")
+    see_the_apps_modules(environ)
+    try:
+        with contextlib.redirect_stdout(sys.stderr):  # stdout is the app's, or a verb's
+            return importlib.import_module(name)
+    except Interrupted:
+        raise
+    except (Exception, SystemExit) as error:
+        raise ImportError(f"it cannot be imported: {type(error).__name__}: {error}{place(error)}") from error
+
+
+def place(error: BaseException) -> str:
+    """File and line of the innermost frame that is the user's: not ours, nor a library's where there is another."""
+    import sysconfig
+    import traceback
+
+    own = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith(("<frozen", own))]
+    frames = [frame for frame in frames if f"{os.sep}importlib{os.sep}" not in frame.filename]
+    library = re.compile(rf"{re.escape(sysconfig.get_path('stdlib'))}/|.*/(site|dist)-packages/")
+    frames = [frame for frame in frames if not library.match(frame.filename)] or frames
+    return f" ({frames[-1].filename}, line {frames[-1].lineno})" if frames else ""
