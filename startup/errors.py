@@ -10,12 +10,18 @@ TASK_FAILED = 70
 LOCK_LOST = 75
 WRONG_SETTING = 78
 PING_TIMEOUT = 124
+#: For entrypoint.sh alone: the app ended while tasks were left, having answered its ping or not.
+APP_ENDED, APP_ENDED_UNANSWERED = 3, 4
 
 
 class StartupError(Exception):
     """What happened, in words for the person who reads the log; ``code`` is the exit code."""
 
     code = TASK_FAILED
+
+    def __init__(self, *faults: str) -> None:
+        self.faults: Sequence[str] = faults
+        super().__init__("\n".join(faults))
 
 
 class TaskFailed(StartupError):
@@ -28,10 +34,6 @@ class SettingError(StartupError):
     """One or more settings are wrong. Each fault names the variable, its value and what would be right."""
 
     code = WRONG_SETTING
-
-    def __init__(self, *faults: str) -> None:
-        self.faults: Sequence[str] = faults
-        super().__init__("\n".join(faults))
 
 
 class Unreachable(StartupError):

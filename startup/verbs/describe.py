@@ -12,7 +12,9 @@ from startup import log
 from startup.errors import StartupError
 from startup.plan.planner import START_PHASES, STOP_PHASES, Plan, Planner
 from startup.plan.task import Task
+from startup.process.interrupts import Interrupts
 from startup.settings.settings import Settings
+from startup.verbs import common
 
 if TYPE_CHECKING:
     from startup import migrations
@@ -20,8 +22,9 @@ if TYPE_CHECKING:
     from startup.run.runner import Runner
 
 
-def plan(arguments: argparse.Namespace, settings: Settings) -> int:
+def plan(arguments: argparse.Namespace, interrupts: Interrupts) -> int:
     """What ``init`` would run, and why not the rest. Opens the database to look, changes nothing."""
+    settings = common.load(warn=True)
     planner = Planner(settings)
     resolved = planner.plan("post_start")
     planner.check()
@@ -60,7 +63,6 @@ class _Outlook:
     def _open(self, resolved: Plan) -> None:
         from startup.database.connect import connect
         from startup.ledger.ledger import Ledger
-        from startup.process.interrupts import Interrupts
         from startup.run.runner import Runner
         from startup.state import State
 
@@ -117,8 +119,9 @@ class _Outlook:
         return migrations.pending(self._session, task.data)
 
 
-def describe(arguments: argparse.Namespace, settings: Settings) -> int:
+def describe(arguments: argparse.Namespace, interrupts: Interrupts) -> int:
     """Tasks, hooks and settings as resolved, with where each came from; secrets are masked."""
+    settings = common.load(warn=True)
     planner = Planner(settings)
     plans = {phase: planner.plan(phase) for phase in (*START_PHASES, *STOP_PHASES)}
     shown = dict(sorted(settings.values.items()))
