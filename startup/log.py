@@ -36,6 +36,7 @@ def hide(secret: str, *public: str) -> None:
     One that is among the *public* parts of its address, the user's name or the database's, or has three characters
     at most, is masked where a password stands, ``:SECRET@`` and ``password=SECRET``; a short word as a word alone.
     """
+    import json
     from urllib.parse import quote, quote_plus, unquote
 
     if not secret:
@@ -50,12 +51,9 @@ def hide(secret: str, *public: str) -> None:
     forms = {secret, unquote(secret)}
     _secrets.update(forms, map(quote, forms), map(quote_plus, forms), (quote(form, safe="") for form in forms))
     for form in forms:
-        escaped = form.replace("\\", "\\\\")
-        in_json = escaped.replace('"', '\\"')
-        in_ascii = "".join(
-            c if c.isascii() else f"\\u{ord(c):04x}" for c in in_json
-        )  # json.dumps() unless told otherwise
-        _secrets.update((repr(form)[1:-1], in_json, in_ascii, escaped.replace("'", "\\'")))  # psycopg's make_conninfo()
+        _secrets.update(json.dumps(form, ensure_ascii=ascii)[1:-1] for ascii in (True, False))
+        in_quotes = form.replace("\\", "\\\\").replace("'", "\\'")  # psycopg's make_conninfo()
+        _secrets.update((repr(form)[1:-1], in_quotes))
 
 
 def redact(text: str) -> str:
