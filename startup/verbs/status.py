@@ -46,7 +46,7 @@ def status(arguments: Namespace, interrupts: Interrupts) -> int:
         return 0
     sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]
     coloured = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
-    style = timeline.style(sys.stdout.encoding, coloured)
+    style = timeline.style_for(sys.stdout.encoding, coloured)
     width = shutil.get_terminal_size((100, 24)).columns - MARGIN
 
     def paint(text: str, state: str) -> str:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from itertools import groupby
 
-from startup.ledger import journal
-from startup.ledger.journal import Node, Span
+from startup.ledger.journal import PING, TASK, WAIT, Node, Span
 
 #: Rows that are drawn; the others are counted.
 MOST = 40
@@ -33,17 +32,14 @@ class Style:
         return "".join(parts)
 
 
-ASCII = Style(ping=".", wait="-", tasks="#=")
-
-
-def style(encoding: str, colours: bool) -> Style:
+def style_for(encoding: str, colours: bool) -> Style:
     """Blocks where the terminal's *encoding* has them, ASCII where it has not."""
-    plain = Style()
+    blocks = Style(colours=colours)
     try:
-        (plain.ping + plain.wait + plain.tasks).encode(encoding)
+        (blocks.ping + blocks.wait + blocks.tasks).encode(encoding)
     except (UnicodeError, LookupError):
-        plain = ASCII
-    return Style(plain.ping, plain.wait, plain.tasks, colours)
+        return Style(ping=".", wait="-", tasks="#=", colours=colours)
+    return blocks
 
 
 @dataclass
@@ -56,29 +52,21 @@ class Row:
     start: float
     end: float
 
-    @property
-    def live(self) -> bool:
-        """Is it at work, or waiting?"""
-        return self.state in (journal.WAITING, journal.RUNNING)
-
 
 def rows(nodes: Sequence[Node], now: float) -> list[Row]:
     """A node's phases in one row; what is still going on ends now."""
     found: dict[str, Row] = {}
     for one in nodes:
         end = now if one.live else one.changed_at
-        spans = [Span(s.kind, s.name, s.start, end if s.end is None else s.end, s.failed) for s in one.spans]
-        row = found.get(one.node)
-        if row is None:
-            found[one.node] = Row(one.node, one.state, spans, one.start, end)
-        else:
-            row.spans += spans
-            row.state = one.state if end >= row.end else row.state
-            row.start, row.end = min(row.start, one.start), max(row.end, end)
+        spans = [replace(span, end=end) if span.end is None else span for span in one.spans]
+        row = found.setdefault(one.node, Row(one.node, one.state, [], one.start, end))
+        row.spans += spans
+        row.state = one.state if end >= row.end else row.state
+        row.start, row.end = min(row.start, one.start), max(row.end, end)
     return sorted(found.values(), key=lambda row: (row.start, row.node))
 
 
-def draw(nodes: Sequence[Node], now: float, width: int, look: Style) -> list[str]:
+def draw(nodes: Sequence[Node], now: float, width: int, style: Style) -> list[str]:
     """The lines, about *width* characters wide."""
     shown = rows(nodes, now)
     if not shown:
@@ -86,49 +74,52 @@ def draw(nodes: Sequence[Node], now: float, width: int, look: Style) -> list[str
     left, right = min(row.start for row in shown), max(row.end for row in shown)
     whole = max(right - left, 0.001)
     margin = min(max(len(row.node) for row in shown), 24)
-    told = [_told(row) for row in shown]
-    cells = max(20, min(60, width - margin - 3 - min(max(map(len, told)), 50)))
+    texts = [_in_words(row) for row in shown]
+    cells = max(20, min(60, width - margin - 3 - min(max(map(len, texts)), 50)))
     lines = [
         f"from {_clock(left)} to {_clock(right)} UTC: {_seconds(whole)}; "
-        f"{look.ping} ping  {look.wait} waiting  {look.tasks[0]}{look.tasks[1]} tasks by turns"
+        f"{style.ping} ping  {style.wait} waiting  {style.tasks[0]}{style.tasks[1]} tasks by turns"
     ]
-    for row, words in list(zip(shown, told, strict=True))[:MOST]:
-        bar = look.paint(_bar(row, left, whole / cells, cells, look))
-        lines.append(f"{row.node[:margin]:<{margin}} {bar} {words}")
+    for row, text in list(zip(shown, texts, strict=True))[:MOST]:
+        bar = style.paint(_bar(row, left, whole / cells, cells, style))
+        lines.append(f"{row.node[:margin]:<{margin}} {bar} {text}")
     if len(shown) > MOST:
         lines.append(f"and {len(shown) - MOST} nodes more (see --json)")
     return lines
 
 
-def _bar(row: Row, left: float, unit: float, cells: int, look: Style) -> list[str]:
+def _bar(row: Row, left: float, unit: float, cells: int, style: Style) -> list[str]:
     bar = [" "] * cells
-    tasks = [span for span in row.spans if span.kind == journal.TASK]
-    for span in [span for span in row.spans if span.kind != journal.TASK] + tasks:
+    tasks = [span for span in row.spans if span.kind == TASK]
+    for span in [span for span in row.spans if span.kind != TASK] + tasks:
         first = min(int((span.start - left) / unit), cells - 1)
-        last = min(max(int(((span.end or span.start) - left) / unit + 0.5), first + 1), cells)
-        glyph = {journal.PING: look.ping, journal.WAIT: look.wait}.get(span.kind, "")
-        if not glyph:
-            glyph = "x" if span.failed else look.tasks[tasks.index(span) % 2]
+        last = min(max(int((span.start + _length(span) - left) / unit + 0.5), first + 1), cells)
+        if span.kind == TASK:
+            glyph = "x" if span.failed else style.tasks[tasks.index(span) % 2]
+        else:
+            glyph = style.ping if span.kind == PING else style.wait
         bar[first:last] = glyph * (last - first)
     return bar
 
 
-def _told(row: Row) -> str:
+def _in_words(row: Row) -> str:
     parts = []
     for kind, name, words in (
-        (journal.PING, "", "ping {}"),
-        (journal.WAIT, "database", "waited {} for the database"),
-        (journal.WAIT, "lock", "waited {} for the lock"),
+        (PING, "", "ping {}"),
+        (WAIT, "database", "waited {} for the database"),
+        (WAIT, "lock", "waited {} for the lock"),
     ):
-        took = [(s.end or s.start) - s.start for s in row.spans if (s.kind, s.name) == (kind, name)]
-        if took:
-            parts.append(words.format(_seconds(sum(took))))
-    parts += [
-        f"{span.name} {_seconds((span.end or span.start) - span.start)}{' failed' if span.failed else ''}"
-        for span in row.spans
-        if span.kind == journal.TASK
-    ]
+        lengths = [_length(span) for span in row.spans if (span.kind, span.name) == (kind, name)]
+        if lengths:
+            parts.append(words.format(_seconds(sum(lengths))))
+    for span in row.spans:
+        if span.kind == TASK:
+            parts.append(f"{span.name} {_seconds(_length(span))}{' failed' if span.failed else ''}")
     return f"{row.state}: {', '.join(parts)}" if parts else row.state
+
+
+def _length(span: Span) -> float:
+    return (span.end or span.start) - span.start
 
 
 def _seconds(seconds: float) -> str:
