@@ -112,9 +112,11 @@ def _in_words(row: Row) -> str:
         lengths = [_length(span) for span in row.spans if (span.kind, span.name) == (kind, name)]
         if lengths:
             parts.append(words.format(_seconds(sum(lengths))))
-    for span in row.spans:
-        if span.kind == TASK:
-            parts.append(f"{span.name} {_seconds(_length(span))}{' failed' if span.failed else ''}")
+    parts += [
+        f"{span.name} {_seconds(_length(span))}{' failed' if span.failed else ''}"
+        for span in row.spans
+        if span.kind == TASK
+    ]
     return f"{row.state}: {', '.join(parts)}" if parts else row.state
 
 
