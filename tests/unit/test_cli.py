@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import os
 import re
 import subprocess
@@ -37,9 +38,10 @@ def test_entrypoint_sh_and_the_command_line_know_the_same_verbs() -> None:
 
 
 @pytest.mark.parametrize("name", VERBS)
-def test_each_verb_is_where_the_table_says(name: str) -> None:
+def test_each_verb_is_where_the_table_says_and_takes_what_main_gives(name: str) -> None:
     module, _, function = VERBS[name][0].partition(".")
-    assert callable(getattr(importlib.import_module(f"startup.verbs.{module}"), function or module))
+    verb = getattr(importlib.import_module(f"startup.verbs.{module}"), function or module)
+    assert list(inspect.signature(verb).parameters) == ["arguments", "interrupts"]
 
 
 @pytest.mark.parametrize(
