@@ -9,6 +9,7 @@ entrypoint.sh writes the same.
 from __future__ import annotations
 
 import logging
+import os
 import re
 import sys
 from collections.abc import Callable, Iterator
@@ -107,24 +108,22 @@ class JsonFormatter(logging.Formatter):
         from datetime import datetime, timezone
 
         moment = datetime.fromtimestamp(record.created, timezone.utc)
-        fields: dict[str, object] = {
+        event: dict[str, object] = {
             "@timestamp": moment.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
             "log.level": record.levelname.lower(),
             "message": redact(record.getMessage()),
             "host.name": self._node,
             "event.dataset": "startup",
         }
-        extra: dict[str, object] = getattr(record, "fields", {})
-        for name, value in extra.items():
-            if value is None:
-                continue
+        fields: dict[str, object] = getattr(record, "fields", {})
+        for name, value in fields.items():
             if name == "exit_code":
-                fields["process.exit_code"] = value
+                event["process.exit_code"] = value
             elif name == "seconds" and isinstance(value, int | float):
-                fields["event.duration"] = round(value * 1e9)  # ECS: in nanoseconds
-            else:
-                fields[f"startup.{name}"] = redact_all(value)
-        return json.dumps(fields, ensure_ascii=False, default=str)
+                event["event.duration"] = round(value * 1e9)  # ECS: in nanoseconds
+            elif value is not None:
+                event[f"startup.{name}"] = redact_all(value)
+        return json.dumps(event, ensure_ascii=False, default=str)
 
 
 def configure(level: str = "info", form: str = "text", node: str = "") -> None:
@@ -132,8 +131,6 @@ def configure(level: str = "info", form: str = "text", node: str = "") -> None:
 
     Bears any value: a wrong one is the settings' to tell, and the default stands in until then.
     """
-    import os
-
     # a closed stderr is None
     colour = sys.stderr is not None and sys.stderr.isatty() and not os.environ.get("NO_COLOR")
     handler = logging.StreamHandler(sys.stderr)

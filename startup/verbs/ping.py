@@ -5,7 +5,7 @@ from __future__ import annotations
 from argparse import Namespace
 
 from startup import log
-from startup.errors import PING_TIMEOUT
+from startup.errors import PingTimeout
 from startup.ping import wait
 from startup.process.interrupts import Interrupts
 from startup.settings.settings import Settings, require
@@ -18,7 +18,7 @@ def ping(arguments: Namespace, interrupts: Interrupts) -> int:
     require(settings)
     if arguments.wait:
         outcome = until_answered(settings)
-        answer, otherwise = outcome.answer, PING_TIMEOUT
+        answer, otherwise = outcome.answer, PingTimeout.code
     else:
         answer, otherwise = settings.ping.try_once(None), 1
     print(f"{settings.ping}: {answer.text}")

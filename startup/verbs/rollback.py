@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from argparse import Namespace
 
-from startup import log, migrations
-from startup.migrations import files
+from startup import log
+from startup.migrations import backwards, files
 from startup.process.interrupts import Interrupts
 from startup.verbs import common
 
@@ -15,7 +15,7 @@ def rollback(arguments: Namespace, interrupts: Interrupts) -> int:
     settings = common.load_for_database()
     catalog = files.load(settings.migrations, given=settings.given("STARTUP_MIGRATIONS"))
     with common.locked(settings) as session:
-        for name in migrations.rollback(
+        for name in backwards.rollback(
             *(session, catalog, arguments.count),
             node=settings.node,
             table_lock_timeout=settings.table_lock_timeout,

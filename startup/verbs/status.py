@@ -7,31 +7,26 @@ import os
 import shutil
 import sys
 from argparse import Namespace
-from collections.abc import Callable
 from contextlib import closing
 from datetime import datetime, timezone
 from typing import Any
 
-from startup import log, migrations
+from startup import log
 from startup.database.connect import connect
 from startup.database.session import Session
 from startup.ledger import journal
 from startup.ledger.journal import Node
 from startup.ledger.ledger import RUNNING, Ledger
-from startup.migrations import files
+from startup.migrations import files, tables
 from startup.process.interrupts import Interrupts
 from startup.settings.settings import Settings
-from startup.verbs import common, timeline
+from startup.verbs import common
+from startup.verbs.timeline import Style, draw, style_for
 
 #: The width of the first column, and how many names of a kind are listed.
 MARGIN, SHOWN = 12, 10
 #: What PostgreSQL keeps of a node's name: NAMEDATALEN - 1 bytes, without "startup/".
 NODE_BYTES = 55
-#: SGR (ECMA-48).
-_COLOURS = {"pending": "33", "drifted": "31", "interrupted": "31", "failed": "31", "vanished": "31", "running": "33"}
-_COLOURS |= {"unknown": "33", "done": "32", "stopped": "33"}
-
-Paint = Callable[[str, str], str]
 Report = dict[str, Any]
 
 
@@ -45,20 +40,15 @@ def status(arguments: Namespace, interrupts: Interrupts) -> int:
         print()
         return 0
     sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]
-    coloured = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
-    style = timeline.style_for(sys.stdout.encoding, coloured)
+    style = style_for(sys.stdout.encoding, coloured=sys.stdout.isatty() and not os.environ.get("NO_COLOR"))
     width = shutil.get_terminal_size((100, 24)).columns - MARGIN
-
-    def paint(text: str, state: str) -> str:
-        return f"\033[{_COLOURS[state]}m{text}\033[0m" if coloured and state in _COLOURS else text
-
     sections = {
         "database": [f"{report['database']}, namespace {report['namespace']}"],
-        "migrations": _migrations(report["migrations"], paint),
+        "migrations": _migrations(report["migrations"], style),
         "lock": _lock(report["lock"], report["run"]),
-        "last run": _run(report["run"], paint),
-        "ledger": _ledger(report["ledger"], paint),
-        "timeline": timeline.draw(nodes, now, width, style),
+        "last run": _run(report["run"], style),
+        "ledger": _ledger(report["ledger"], style),
+        "timeline": draw(nodes, now, width, style),
     }
     for title, lines in sections.items():
         for number, line in enumerate(lines):
@@ -70,7 +60,7 @@ def _look(session: Session, settings: Settings) -> tuple[Report, list[Node], flo
     """What --json prints, the nodes of the last run, and the time by the database's clock."""
     ledger = Ledger(session, settings.namespace)
     catalog = files.load(settings.migrations, given=settings.given("STARTUP_MIGRATIONS"))
-    state = migrations.pending(session, catalog)
+    state = tables.pending(session, catalog)
     holder, run = session.holder(), ledger.run()
     now = journal.seconds(ledger.now()) if ledger.exists() else 0.0  # to ask would make SQLite's file
     nodes = _nodes(session, settings.namespace, now)
@@ -85,24 +75,17 @@ def _look(session: Session, settings: Settings) -> tuple[Report, list[Node], flo
             "unknown": list(state.unknown),
             "interrupted": [str(one) for one in state.interrupted],
         },
-        "lock": holder
-        and {
-            "node": holder.name(run.node if run.state == RUNNING else ""),
-            "detail": holder.detail,
-            "doing": holder.doing,
-            "blocked_by": session.blockers(holder.pid),
-        },
+        "lock": None,
         "run": None,
         "nodes": [
             {
                 **_fields(node, "node", "phase", "state"),
                 "spans": [
                     {
-                        **_fields(span, "kind", "name"),
+                        **_fields(span, "kind", "name", "failed"),
                         "started_at": datetime.fromtimestamp(span.start, timezone.utc).isoformat(" ", "milliseconds"),
                         "seconds": round((span.end or (now if node.live else node.changed_at)) - span.start, 3),
                         "ended": span.end is not None,
-                        "failed": span.failed,
                     }
                     for span in node.spans
                 ],
@@ -114,14 +97,19 @@ def _look(session: Session, settings: Settings) -> tuple[Report, list[Node], flo
             for entry in ledger.entries()
         ],
     }
+    if holder:
+        report["lock"] = {
+            "node": holder.name(run.node if run.state == RUNNING else ""),
+            **_fields(holder, "detail", "doing"),
+            "blocked_by": session.blockers(holder.pid),
+        }
     if run.epoch:
         report["run"] = {
             "number": run.epoch,
-            **_fields(run, "state", "node", "phase", "task", "position", "total", "started_at", "changed_at", "error"),
+            "state": "vanished" if vanished else run.state,
+            **_fields(run, "node", "phase", "task", "position", "total", "started_at", "changed_at", "error"),
             "seconds_ago": round(now - journal.seconds(run.changed_at), 3),
         }
-        if vanished:
-            report["run"]["state"] = "vanished"
     return report, nodes, now
 
 
@@ -141,9 +129,9 @@ def _fields(record: object, *names: str) -> Report:
     return {n: v.astimezone(timezone.utc) if isinstance(v, datetime) else v for n, v in found.items()}
 
 
-def _migrations(found: Report, paint: Paint) -> list[str]:
+def _migrations(found: Report, style: Style) -> list[str]:
     shown = [kind for kind in found if found[kind] or kind in ("applied", "pending", "drifted")]
-    lines = [", ".join(paint(f"{len(found[kind])} {kind}", kind if found[kind] else "") for kind in shown)]
+    lines = [", ".join(style.paint(f"{len(found[kind])} {kind}", kind if found[kind] else "") for kind in shown)]
     for kind in shown[1:]:
         lines += [f"{kind}: {name}" for name in found[kind][:SHOWN]]
         if len(found[kind]) > SHOWN:
@@ -162,11 +150,11 @@ def _lock(lock: Report | None, run: Report | None) -> list[str]:
     return lines + [f"it is blocked by {one}" for one in lock["blocked_by"]]
 
 
-def _run(run: Report | None, paint: Paint) -> list[str]:
+def _run(run: Report | None, style: Style) -> list[str]:
     if run is None:
         return []
     place = f",{_place(run)}" if run["task"] else ""
-    where = f"{paint(run['state'], run['state'])} on {run['node']}{place}, {str(run['changed_at'])[:19]}"
+    where = f"{style.paint(run['state'], run['state'])} on {run['node']}{place}, {str(run['changed_at'])[:19]}"
     return [f"number {run['number']}: {where}", *str(run["error"] or "").splitlines()]
 
 
@@ -174,7 +162,7 @@ def _place(run: Report) -> str:
     return f" task {run['position']} of {run['total']}, {run['task']}"
 
 
-def _ledger(entries: list[Report], paint: Paint) -> list[str]:
+def _ledger(entries: list[Report], style: Style) -> list[str]:
     """One row a task and key, the columns as wide as they must be."""
     if not entries:
         return ["empty"]
@@ -188,7 +176,7 @@ def _ledger(entries: list[Report], paint: Paint) -> list[str]:
     lines = []
     for row, entry in zip(table, [{}, *entries], strict=True):
         cells = [f"{cell:{'>' if n == 4 else '<'}{widths[n]}}" for n, cell in enumerate(row)]
-        cells[2] = paint(cells[2], row[2])
+        cells[2] = style.paint(cells[2], row[2])
         lines.append("  ".join(cells).rstrip())
         if entry.get("error"):
             lines.append("  " + " ".join(entry["error"].split()))

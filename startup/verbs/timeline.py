@@ -6,39 +6,43 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from itertools import groupby
+from operator import itemgetter
 
 from startup.ledger.journal import PING, TASK, WAIT, Node, Span
 
 #: Rows that are drawn; the others are counted.
 MOST = 40
+#: SGR (ECMA-48) for what a bar is of, and for how a thing stands.
+_COLOURS = {
+    **dict.fromkeys(("failed", "vanished", "drifted", "interrupted"), "31"),
+    **dict.fromkeys((TASK, "done"), "32"),
+    **dict.fromkeys((WAIT, "pending", "unknown", "running", "stopped"), "33"),
+    PING: "36",
+}
 
 
 @dataclass(frozen=True)
 class Style:
-    """The characters of the bars, and the colours where there are any (SGR, ECMA-48)."""
+    """The characters of the bars, and whether there are colours."""
 
     ping: str = "░"
     wait: str = "─"
     tasks: str = "█▓"
-    colours: bool = False
+    coloured: bool = False
 
-    def paint(self, cells: list[str]) -> str:
-        """The cells, each in its colour."""
-        codes = {self.ping: "36", self.wait: "33", self.tasks[0]: "32", self.tasks[1]: "32", "x": "31"}
-        parts = []
-        for cell, run in groupby(cells):
-            bar = "".join(run)
-            parts.append(f"\033[{codes[cell]}m{bar}\033[0m" if self.colours and cell in codes else bar)
-        return "".join(parts)
+    def paint(self, text: str, meaning: str) -> str:
+        """*text* in the colour of its meaning, where it has one."""
+        colour = _COLOURS.get(meaning) if self.coloured else None
+        return f"\033[{colour}m{text}\033[0m" if colour else text
 
 
-def style_for(encoding: str, colours: bool) -> Style:
+def style_for(encoding: str, coloured: bool) -> Style:
     """Blocks where the terminal's *encoding* has them, ASCII where it has not."""
-    blocks = Style(colours=colours)
+    blocks = Style(coloured=coloured)
     try:
         (blocks.ping + blocks.wait + blocks.tasks).encode(encoding)
     except (UnicodeError, LookupError):
-        return Style(ping=".", wait="-", tasks="#=", colours=colours)
+        return Style(ping=".", wait="-", tasks="#=", coloured=coloured)
     return blocks
 
 
@@ -81,25 +85,23 @@ def draw(nodes: Sequence[Node], now: float, width: int, style: Style) -> list[st
         f"{style.ping} ping  {style.wait} waiting  {style.tasks[0]}{style.tasks[1]} tasks by turns"
     ]
     for row, text in list(zip(shown, texts, strict=True))[:MOST]:
-        bar = style.paint(_bar(row, left, whole / cells, cells, style))
+        bar = _bar(row, left, whole / cells, cells, style)
         lines.append(f"{row.node[:margin]:<{margin}} {bar} {text}")
     if len(shown) > MOST:
         lines.append(f"and {len(shown) - MOST} nodes more (see --json)")
     return lines
 
 
-def _bar(row: Row, left: float, unit: float, cells: int, style: Style) -> list[str]:
-    bar = [" "] * cells
+def _bar(row: Row, left: float, unit: float, width: int, style: Style) -> str:
+    cells = [(" ", "")] * width
     tasks = [span for span in row.spans if span.kind == TASK]
     for span in [span for span in row.spans if span.kind != TASK] + tasks:
-        first = min(int((span.start - left) / unit), cells - 1)
-        last = min(max(int((span.start + _length(span) - left) / unit + 0.5), first + 1), cells)
-        if span.kind == TASK:
-            glyph = "x" if span.failed else style.tasks[tasks.index(span) % 2]
-        else:
-            glyph = style.ping if span.kind == PING else style.wait
-        bar[first:last] = glyph * (last - first)
-    return bar
+        first = min(int((span.start - left) / unit), width - 1)
+        last = min(max(int((span.start + _length(span) - left) / unit + 0.5), first + 1), width)
+        glyph = {PING: style.ping, WAIT: style.wait}.get(span.kind) or style.tasks[tasks.index(span) % 2]
+        cell = ("x", "failed") if span.kind == TASK and span.failed else (glyph, span.kind)
+        cells[first:last] = [cell] * (last - first)
+    return "".join(style.paint("".join(glyph for glyph, _ in run), of) for of, run in groupby(cells, itemgetter(1)))
 
 
 def _in_words(row: Row) -> str:
