@@ -25,7 +25,6 @@ Verbs = Mapping[str, tuple[str, str, Mapping[str, Mapping[str, Any]]]]
 _JSON = {"--json": {"action": "store_true"}}
 _WAIT = {"--wait": {"action": "store_true", "help": "wait for it; 124 after STARTUP_PING_TIMEOUT"}}
 _COUNT = {"--count": {"type": _count, "default": 1, "metavar": "N"}}
-_PHASE = {"phase": {"choices": ["pre_start", "post_start", "pre_stop", "post_stop"]}}
 #: A verb: its module in verbs/ (and its function, where that has another name), what it does, its arguments.
 #: entrypoint.sh has a list of the names, too.
 VERBS: Verbs = {
@@ -40,9 +39,8 @@ VERBS: Verbs = {
     "rollback": ("rollback", "take back the newest migrations", _COUNT),
 }
 #: entrypoint.sh's own.
-HIDDEN: Verbs = {
-    "_phase": ("flow.phase", "one phase of the flow", {**_PHASE, "--state": {"default": ""}, "--app": {"default": ""}})
-}
+_PHASE = {"phase": {}, "--state": {"default": ""}, "--app": {"default": ""}}
+HIDDEN: Verbs = {"_phase": ("flow.phase", "one phase of the flow", _PHASE)}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -15,20 +15,18 @@ if TYPE_CHECKING:
     from startup.database.session import Session
 
 
-def load(*, warn: bool = False) -> Settings:
-    """The settings, and the log as they want it. Faults are left to the plan, so that all are told at once."""
+def load(*, warn: bool = False, for_database: bool = False) -> Settings:
+    """The settings, and the log as they want it. Faults are left to the plan, so that all are told at once.
+
+    *for_database*: SettingError with all faults, those of the address too.
+    """
     loaded = settings.load(os.environ)
     os.environ.update(loaded.environ)  # what dotenv files add, for Python tasks and the modules that they import
     log.configure(loaded.log_level, loaded.log_format, loaded.node)
     for warning in loaded.warnings if warn else ():
         log.warn(warning)
-    return loaded
-
-
-def load_for_database() -> Settings:
-    """The settings; SettingError with all faults, those of the database's address too."""
-    loaded = load()
-    settings.require(loaded, database=True)
+    if for_database:
+        settings.require(loaded, database=True)
     return loaded
 
 

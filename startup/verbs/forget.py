@@ -14,7 +14,7 @@ from startup.verbs import common
 
 def forget(arguments: Namespace, interrupts: Interrupts) -> int:
     """Take a task out of the ledger, so that it runs again."""
-    settings, name = common.load_for_database(), normal(arguments.name)
+    settings, name = common.load(for_database=True), normal(arguments.name)
     with common.locked(settings) as session:
         ledger = Ledger(session, settings.namespace)
         if name == "migrate":

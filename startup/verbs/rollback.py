@@ -12,7 +12,7 @@ from startup.verbs import common
 
 def rollback(arguments: Namespace, interrupts: Interrupts) -> int:
     """Take back the newest migrations, under the lock."""
-    settings = common.load_for_database()
+    settings = common.load(for_database=True)
     catalog = files.load(settings.migrations, given=settings.given("STARTUP_MIGRATIONS"))
     with common.locked(settings) as session:
         for name in backwards.rollback(

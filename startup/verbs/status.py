@@ -32,7 +32,7 @@ Report = dict[str, Any]
 
 def status(arguments: Namespace, interrupts: Interrupts) -> int:
     """Migrations, ledger, who holds the lock, what it is doing and what blocks it; the last run as a timeline."""
-    settings = common.load_for_database()
+    settings = common.load(for_database=True)
     with closing(connect(settings)) as session:
         report, nodes, now = _look(session, settings)
     if arguments.json:
