@@ -79,10 +79,8 @@ def insert(session: Session, users: Users, table: str) -> str:
         return "no rows"
     target = ".".join(map(_quote, table.split(".")))
     columns = ", ".join(map(_quote, users.columns))
-    marks = ", ".join(["%s"] * len(users.columns))
-    if session.dialect == "sqlite":
-        marks = marks.replace("%s", "?")
-    else:
+    marks = ", ".join([session.dialect.placeholder] * len(users.columns))
+    if session.dialect.placeholder == "%s":
         columns = columns.replace("%", "%%")
     statement = f"INSERT INTO {target} ({columns}) VALUES ({marks}) ON CONFLICT DO NOTHING"
     cursor = session.connection.cursor()

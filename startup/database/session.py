@@ -1,13 +1,72 @@
-"""What the rest of the code knows of a database: an address, and one session that holds the lock and does the work."""
+"""What the rest of the code knows of a database: one session that holds the lock and does the work, and its dialect.
+
+Another database is one more file with both, and a line in :mod:`startup.database.connect`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
+
+from startup.database.statement import AtStatement, Split, Statement
+from startup.process.watch import watching
 
 Row = tuple[Any, ...]
+#: How often the lock is looked up while a command runs, in seconds.
+WATCH = 1.0
+
+
+class Dialect:
+    """The SQL that a database understands. What is said here suits PostgreSQL and SQLite alike."""
+
+    #: The time now, and a day ago; the type of a column that holds it.
+    now: str
+    a_day_ago: str
+    timestamp: str
+    #: yoyo's class for it, ``module:name``.
+    yoyo_backend: str
+    #: How a parameter is written on the driver's own connection; :meth:`Session.execute` takes ``%s`` everywhere.
+    placeholder = "%s"
+    #: Does a writer keep out all others? Then nothing is written that nobody waits for, nor on a second connection.
+    single_writer = False
+    #: CREATE INDEX CONCURRENTLY, which may leave an INVALID index.
+    concurrent_indexes = False
+
+    def split(self, text: str) -> Split:
+        """The statements of a file, as this database sees them; it need not be reachable for that."""
+        raise NotImplementedError
+
+    def may_pass_later(self, error: BaseException) -> bool:
+        """Was it only the wrong moment: a lock that others held, a deadlock, a conflict?"""
+        raise NotImplementedError
+
+    def quote(self, name: str) -> str:
+        """*name* as an identifier."""
+        return '"' + name.replace('"', '""') + '"'
+
+    def upsert(
+        self,
+        table: str,
+        values: Mapping[str, str],
+        key: str,
+        changes: Mapping[str, str] | None = None,
+        unless: str = "",
+        rows: int = 1,
+    ) -> str:
+        """INSERT of *rows* rows (columns and SQL expressions), which replaces the row that has the same *key*.
+
+        *changes* are expressions for columns that take another value then: ``old.NAME`` is what stands there,
+        ``excluded.NAME`` what would have been inserted. Where *unless* is true of the two, the old row stays.
+        """
+        update = {name: f"excluded.{name}" for name in values if name not in key.split(", ")} | dict(changes or {})
+        return (
+            f"INSERT INTO {table} AS old ({', '.join(values)}) VALUES "
+            + ", ".join([f"({', '.join(values.values())})"] * rows)
+            + f" ON CONFLICT ({key}) DO UPDATE SET {', '.join(f'{name} = {value}' for name, value in update.items())}"
+            + (f" WHERE NOT ({unless})" if unless else "")
+        )
 
 
 @dataclass(frozen=True)
@@ -18,11 +77,11 @@ class Holder:
     detail: str  # "pid 4711, user app, from 10.0.0.7, connected for 12 s", for a person
     pid: int | None = None  # of the server's process, where there is one
     doing: str = ""  # "for 3 s: UPDATE plans ...", where the server shows it
-    cut: bool = False  # are these only the first bytes of the node's name?
+    truncated: bool = False  # are these only the first bytes of the node's name?
 
     def name(self, running: str) -> str:
         """The node's whole name, if *running*, which the ledger says is at work now, is it."""
-        return running if self.cut and running.startswith(self.node) else self.node
+        return running if self.truncated and running.startswith(self.node) else self.node
 
     def may_be(self, node: str) -> bool:
         """Is it *node*, as far as can be told? One that took over is not who the ledger says is at work."""
@@ -32,21 +91,24 @@ class Holder:
 class Session(Protocol):
     """One database session: it takes the lock, and everything that the lock protects runs on it.
 
+    What is defined here already suits a database that has nothing better.
+
     SQL is written with ``%s`` for parameters and without any literal percent sign, for both dialects.
     The connection is in autocommit; a transaction is only ever opened by :meth:`transaction`.
     """
 
-    @property
-    def connection(self) -> Any:
-        """psycopg.Connection (autocommit), or sqlite3.Connection (isolation_level=None). Another one after reset()."""
+    #: Whose SQL it understands.
+    dialect: Dialect
+    #: psycopg.Connection (autocommit), or sqlite3.Connection (isolation_level=None). Another one after reset().
+    connection: Any
+    #: The lock file's descriptor, for children that shall keep the lock while they live; None without a file.
+    lock_fd: int | None = None
+    #: The server's process behind it; 0 where there is none.
+    backend: int = 0
 
     @property
-    def lock_fd(self) -> int | None:
-        """The lock file's descriptor, for children that shall keep the lock while they live; None without a file."""
-
-    @property
-    def dialect(self) -> Literal["postgresql", "sqlite"]:
-        """Whose SQL it understands."""
+    def in_transaction(self) -> bool:
+        """Is a transaction open, whoever has begun it?"""
 
     @property
     def read_only(self) -> str:
@@ -61,33 +123,67 @@ class Session(Protocol):
 
     def execute_all(self, statements: Sequence[tuple[str, Sequence[object]]]) -> None:
         """Run several statements that give no rows, in one round trip where the database can."""
+        for sql, parameters in statements:
+            self.execute(sql, parameters)
+
+    def execute_script(self, text: str, statements: Sequence[Statement]) -> None:
+        """Run the *statements* of *text*, in one round trip where the database can; AtStatement for the one that fails.
+
+        Whether within :meth:`transaction` or not.
+        """
+        for statement in statements:
+            try:
+                self.connection.execute(statement.text).fetchall()  # SQLite works while rows are fetched
+            except Exception as error:
+                raise AtStatement(error, statement.place(error)) from error
+
+    def execute_if_free(self, sql: str, parameters: Sequence[object] = ()) -> None:
+        """As :meth:`execute`, for what matters to nobody: it fails where another writer would have to be waited for."""
+        self.execute(sql, parameters)
 
     def transaction(
         self, before_commit: Callable[[], None] | None = None, table_lock_timeout: float | None = None
     ) -> AbstractContextManager[object]:
-        """BEGIN ... COMMIT (SQLite: BEGIN IMMEDIATE), ROLLBACK when the block raises. Not nested. Gives its id.
+        """BEGIN ... COMMIT (SQLite: BEGIN IMMEDIATE), ROLLBACK when the block raises. Not nested.
 
         *table_lock_timeout* holds in the block, in seconds, 0 for no limit; without it the session's own does.
-        *before_commit* runs inside it, last, when the block neither ended the transaction nor lost the lock.
+        *before_commit* runs inside it, last, when the block neither ended the transaction nor lost the lock. Raises
+        EndedInside for a block that ended it by itself, whether it then failed (which is the cause) or not.
         """
 
+    def limit_table_locks(self, seconds: float) -> None:
+        """How long a statement outside of :meth:`transaction` may wait for a table from here on; 0 for no limit."""
+        return
+
+    def as_itself(self) -> AbstractContextManager[None]:
+        """In the block it has its own rights, whatever role was taken on it; afterwards that role's again."""
+        return nullcontext()
+
     def watch(self, on_lost: Callable[[], None]) -> AbstractContextManager[None]:
-        """While a command runs: look the lock up every second; *on_lost* is called, on a thread, if it is gone."""
+        """While a command runs: look the lock up every WATCH seconds; *on_lost* is called, on a thread, if it is gone.
+
+        Once, and never after the block.
+        """
+        return watching(self.require_lock, on_lost, WATCH)
 
     def qualify(self, name: str) -> str:
         """*name* as an identifier that means the same table whatever the search_path is now."""
 
     def ensure_schema(self) -> None:
-        """Create the address's schema where it is missing. Only under the lock."""
+        """Before tables are made, in the transaction for that: create the address's schema where it is missing.
 
-    def has_table(self, name: str) -> bool:
-        """Is there a table of this name in the session's own schema?"""
+        Until its end nobody else makes tables here, of whatever namespace. TaskFailed where there is no schema at all.
+        """
 
-    def columns(self, table: str) -> set[str]:
-        """The names of a table's columns; none where it is not there."""
+    def tables(self, *names: str) -> dict[str, set[str]]:
+        """Those of these tables that are there, each with the names of its columns. Asking makes nothing."""
+
+    def may_write(self, table: str) -> bool:
+        """May this session SELECT, INSERT and UPDATE in a table that is there?"""
+        return not self.read_only
 
     def try_lock(self) -> bool:
-        """One try, never a blocking wait."""
+        """One try, never a wait. True also when it is ours already; SettingError where there can be no lock."""
 
     def unlock(self) -> None:
         """Let the lock go; LockLost when it was not held any more."""
@@ -105,10 +201,27 @@ class Session(Protocol):
         """Undo what a task or migration did to the session (search_path, role, timeouts), the lock aside."""
 
     def blockers(self, pid: int | None = None) -> list[str]:
-        """The sessions this one, or the server's process *pid*, is waiting for, each in words. None on SQLite."""
+        """The sessions this one, or the server's process *pid*, is waiting for, each in words."""
+        return []
+
+    def progress(self) -> list[str]:
+        """How far the statement that runs on it is, and who waits for it, each in words. Called from another thread."""
+        return []
+
+    def invalid_indexes(self) -> list[tuple[str, str]]:
+        """Indexes that no query uses, with their tables: what an interrupted CREATE INDEX CONCURRENTLY leaves."""
+        return []
+
+    def aside(self, sql: str) -> list[Row]:
+        """Ask *sql* on a short-lived connection of its own, where a server has several."""
+        return []
+
+    def second(self) -> Any:
+        """A second connection (the driver's), set up as this one, where a server has several."""
+        raise RuntimeError("there is only one")
 
     def cancel(self) -> None:
-        """End the statement that runs now, from another thread or a signal handler."""
+        """End the statement that runs now, from another thread or a signal handler. Never raises."""
 
     def close(self) -> None:
         """Close the session, and with it the lock."""

@@ -5,17 +5,18 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import re
 import sqlite3
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from functools import cached_property
-from typing import Any, Literal, NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 from startup import log
-from startup.database.session import Holder, Row
-from startup.errors import Busy, Interrupted, LockLost, SettingError, TaskFailed, Unreachable
-from startup.process.watch import watching
+from startup.database.session import Dialect, Holder, Row, Session
+from startup.database.statement import Split, Statement
+from startup.errors import Busy, EndedInside, Interrupted, LockLost, SettingError, TaskFailed, Unreachable
 from startup.settings.address import Address
 
 T = TypeVar("T")
@@ -24,17 +25,53 @@ T = TypeVar("T")
 BUSY = 60.0
 #: The same without the lock, where a look can be repeated, and there is something to say meanwhile.
 LOOK = 2.0
+#: The same for a row that matters to nobody.
+SHORT = 0.1
 #: For so long SQLite itself waits, in C code, where no signal is heeded; in milliseconds.
 _BUSY_STEP = 200
-#: How often the lock is looked up while a command runs, in seconds.
-WATCH = 1.0
 _COMMITTED = (
     "{verb} inside the task's transaction: its work and its ledger row could not commit together. Leave it out "
     "(SAVEPOINT is allowed), or declare @task(transaction=False)"
 )
 
 
-def connect(address: Address, *, node: str = "") -> SqliteSession:
+class SqliteDialect(Dialect):
+    """See :class:`startup.database.session.Dialect`."""
+
+    now = "strftime('%Y-%m-%d %H:%M:%f', 'now')"
+    a_day_ago = "strftime('%Y-%m-%d %H:%M:%f', 'now', '-1 day')"
+    timestamp = "text"
+    yoyo_backend = "yoyo.backends.core.sqlite3:SQLiteBackend"
+    placeholder = "?"
+    single_writer = True
+
+    def split(self, text: str) -> Split:
+        """By SQLite's own complete_statement()."""
+        statements: list[Statement] = []
+        start = 0
+        for end in [*(found.end() for found in re.finditer(";", text)), len(text)]:
+            candidate = text[start:end]
+            if end < len(text) and ("\0" in candidate or not sqlite3.complete_statement(candidate)):
+                continue
+            blank = re.match(r"(?:\s|--[^\n]*(?:\n|$)|/\*.*?\*/|;)*", candidate, re.DOTALL)
+            first = blank.end() if blank else 0
+            if first < len(candidate):
+                statements.append(Statement(candidate[first:], start + first))
+            start = end
+        return Split(statements)
+
+    def may_pass_later(self, error: BaseException) -> bool:
+        """SQLITE_BUSY and SQLITE_LOCKED; Python before 3.11 has words alone."""
+        name = str(getattr(error, "sqlite_errorname", ""))
+        return name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")) or (
+            isinstance(error, sqlite3.Error) and "is locked" in str(error)
+        )
+
+
+SQLITE = SqliteDialect()
+
+
+def connect(address: Address, *, node: str = "", **_: object) -> SqliteSession:
     """Open the session. The file is made by the first statement that needs it.
 
     Raises SettingError when its directory is missing, Unreachable when it may not be read or is no database.
@@ -125,13 +162,13 @@ class Connection(sqlite3.Connection):
         super().set_authorizer(authorizer_callback)
 
 
-class SqliteSession:
+class SqliteSession(Session):
     """See :class:`startup.database.Session`."""
 
-    dialect: Literal["sqlite"] = "sqlite"
+    dialect = SQLITE
     #: The kernel frees the lock of a process that ended, at once.
     dead_peer_seconds: float = 0.0
-    #: The lock file's descriptor while the lock is held: a command that inherits it keeps the lock until it ends.
+    #: A command that inherits it keeps the lock until it ends.
     lock_fd: int | None = None
 
     def __init__(self, address: Address, node: str) -> None:
@@ -161,7 +198,6 @@ class SqliteSession:
 
     @property
     def read_only(self) -> str:
-        """Why nothing can be written through this session, in words; '' when it can."""
         directory = os.path.dirname(self._path)
         for path in (self._path, directory):  # SQLite makes its journal beside the file
             if os.path.exists(path) and not os.access(path, os.W_OK):
@@ -173,26 +209,16 @@ class SqliteSession:
         return 'main."' + name.replace('"', '""') + '"'
 
     def ensure_schema(self) -> None:
-        """SQLite has no schemas."""
+        """SQLite has no schemas, and one writer."""
 
-    def has_table(self, name: str) -> bool:
-        """Is there a table of this name? Asking makes no file."""
+    def tables(self, *names: str) -> dict[str, set[str]]:
+        """Those of these tables that are there, each with the names of its columns. Asking makes no file."""
         if not os.path.exists(self._path):
-            return False
-        return bool(self.execute("SELECT 1 FROM main.sqlite_master WHERE type = 'table' AND name = %s", [name]))
-
-    def columns(self, table: str) -> set[str]:
-        """The names of a table's columns; none where it is not there. Asking makes no file."""
-        if not os.path.exists(self._path):
-            return set()
-        return {name for (name,) in self.execute("SELECT name FROM pragma_table_info(%s, 'main')", [table])}
+            return {}
+        columns = {name: self.execute("SELECT name FROM pragma_table_info(%s, 'main')", [name]) for name in names}
+        return {name: {column for (column,) in rows} for name, rows in columns.items() if rows}
 
     # Work
-
-    def execute_all(self, statements: Sequence[tuple[str, Sequence[object]]]) -> None:
-        """Run several statements that give no rows, one after another."""
-        for sql, parameters in statements:
-            self.execute(sql, parameters)
 
     def execute(self, sql: str, parameters: Sequence[object] = ()) -> list[Row]:
         """Run one statement; its rows, or none. Busy while others keep us out for longer than LOOK, or BUSY."""
@@ -210,15 +236,23 @@ class SqliteSession:
             return run()
         return self._patiently(run, LOOK if self.lock_fd is None else BUSY, "used")
 
+    def execute_if_free(self, sql: str, parameters: Sequence[object] = ()) -> None:
+        """Past :meth:`execute`, which waits for other writers, for a minute with the lock, and then fails the run."""
+        self.connection.execute(f"PRAGMA busy_timeout = {SHORT * 1000:.0f}")
+        try:
+            self.connection.execute(sql.replace("%s", "?"), tuple(parameters))
+        finally:
+            self.connection.execute(f"PRAGMA busy_timeout = {BUSY * 1000:.0f}")
+
+    @property
+    def in_transaction(self) -> bool:
+        return bool(self.connection.in_transaction)
+
     @contextmanager
     def transaction(
         self, before_commit: Callable[[], None] | None = None, table_lock_timeout: float | None = None
     ) -> Iterator[None]:
-        """BEGIN IMMEDIATE ... COMMIT, ROLLBACK when the block raises. Not nested.
-
-        *before_commit* runs in the same transaction after the block was found not to have committed by itself
-        (TaskFailed) nor to have lost the lock (LockLost). In the block every way to commit is refused.
-        """
+        """BEGIN IMMEDIATE ... COMMIT. In the block every way to commit is refused."""
         connection: Connection = self.connection
         if connection.in_transaction:
             raise RuntimeError("a transaction is open already")
@@ -262,7 +296,7 @@ class SqliteSession:
         except sqlite3.Error as error:
             raise TaskFailed(f"the task closed the connection that it was given: {error}") from error
         if rolled_back:  # ON CONFLICT ROLLBACK and RAISE(ROLLBACK) ask no authorizer
-            raise TaskFailed(_COMMITTED.format(verb="a rollback"))
+            raise EndedInside(_COMMITTED.format(verb="a rollback"))
         if self.lock_fd is not None:
             self.require_lock()
 
@@ -302,12 +336,7 @@ class SqliteSession:
                 self._roll_back(connection)
         connection.close()
 
-    def blockers(self, pid: int | None = None) -> list[str]:
-        """SQLite does not tell."""
-        return []
-
     def cancel(self) -> None:
-        """End the statement that runs now, from another thread. Never raises."""
         connection: Connection | None = self.__dict__.get("connection")
         if connection is not None:
             with suppress(sqlite3.Error):
@@ -417,10 +446,6 @@ class SqliteSession:
             return False
         finally:
             os.close(fd)
-
-    def watch(self, on_lost: Callable[[], None]) -> AbstractContextManager[None]:
-        """While a command runs: look the lock up every second, and call *on_lost* once, on a thread, if it is gone."""
-        return watching(self.require_lock, on_lost, WATCH)
 
     def connected(self) -> set[str] | None:
         """Nobody where the lock is free; else SQLite does not tell."""

@@ -15,30 +15,15 @@ from datetime import datetime, timedelta, timezone
 
 from startup import log
 from startup.database.session import Session
+from startup.database.tables import Table, make
 from startup.errors import StartupError
-from startup.ledger import ledger as book
 
-TABLE = "startup_node"
-COLUMNS = {
-    "namespace": "text NOT NULL",
-    "node": "text NOT NULL",
-    "phase": "text NOT NULL",
-    "state": "text",
-    "changed_at": "{time}",
-    "spans": "text",
-}
-KEY = "namespace, node, phase"
+_TEXT = dict.fromkeys(("namespace", "node", "phase", "state", "spans"), "text")
+NODES = Table("startup_node", {**_TEXT, "changed_at": "{time}"}, key="namespace, node, phase")
 PING, WAIT, TASK = "ping", "wait", "task"
 WAITING, RUNNING, DONE, FAILED, STOPPED = "waiting", "running", "done", "failed", "stopped"
 #: Seconds that connecting may take.
 SHORT = 0.5
-#: Rows older than this are removed by the next run.
-_OLD = {
-    "postgresql": "pg_catalog.clock_timestamp() - interval '1 day'",
-    "sqlite": "strftime('%Y-%m-%d %H:%M:%f', 'now', '-1 day')",
-}
-#: SQLite has one writer at a time: a row that matters to nobody waits for no other, in milliseconds.
-_SQLITE_PATIENCE = 100
 
 
 @dataclass
@@ -83,10 +68,10 @@ class Journal:
                 self._spans.pop()
 
     def wait(self, session: Session) -> None:
-        """It waits: told at once, but on SQLite, where the one who is waited for is the one who writes."""
+        """It waits: told at once, unless the one who is waited for is the only one who can write."""
         self.begin(WAIT, "lock")
         self._told = True
-        if session.dialect != "sqlite":
+        if not session.dialect.single_writer:
             self.write(session, WAITING)
 
     def close(self, session: Session, state: str) -> None:
@@ -112,8 +97,8 @@ class Journal:
 
     def _may(self, session: Session) -> bool:
         """Is the table there (the first run has yet to make it), and may this role write in it?"""
-        if self._works is None and session.has_table(TABLE):
-            self._works = _writable(session)
+        if self._works is None and session.tables(NODES.name):
+            self._works = session.may_write(NODES.name)
         return bool(self._works)
 
     def _write(self, session: Session, state: str) -> None:
@@ -123,27 +108,24 @@ class Journal:
             + ((True,) if one.failed else ())
             for one in self._spans
         ]
-        sql = (
-            f"INSERT INTO {session.qualify(TABLE)} (namespace, node, phase, state, changed_at, spans) "
-            f"VALUES (%s, %s, %s, %s, {book.NOW[session.dialect]}, %s) ON CONFLICT ({KEY}) DO UPDATE SET "
-            "state = excluded.state, changed_at = excluded.changed_at, spans = excluded.spans"
+        values = dict.fromkeys(("namespace", "node", "phase", "state", "spans"), "%s")
+        session.execute_if_free(
+            session.dialect.upsert(
+                session.qualify(NODES.name), {**values, "changed_at": session.dialect.now}, NODES.key
+            ),
+            (*self._key, state, log.redact(json.dumps(spans, ensure_ascii=False))),
         )
-        values = (*self._key, state, log.redact(json.dumps(spans, ensure_ascii=False)))
-        if session.dialect == "sqlite":
-            _without_patience(session, sql.replace("%s", "?"), values)
-        else:
-            session.execute(sql, values)
 
     def create(self, session: Session) -> None:
         """Make the table and take old rows out of it. Only under the lock; a role that may not goes without."""
         try:
-            if not session.columns(TABLE) >= set(COLUMNS):
+            if not NODES.stands_in(session.tables(NODES.name)):
                 with session.transaction():
-                    book.make_tables(session, {TABLE: COLUMNS}, {TABLE: KEY})
+                    make(session, NODES)
             if self._may(session):
                 session.execute(
-                    f"DELETE FROM {session.qualify(TABLE)} WHERE namespace = %s AND changed_at < "
-                    + _OLD[session.dialect],
+                    f"DELETE FROM {session.qualify(NODES.name)} WHERE namespace = %s AND changed_at < "
+                    + session.dialect.a_day_ago,
                     self._key[:1],
                 )
         except StartupError:
@@ -151,26 +133,6 @@ class Journal:
         except Exception as error:
             self._works = False
             log.debug(f"there will be no timeline: {error}")
-
-
-def _writable(session: Session) -> bool:
-    if session.dialect == "sqlite":
-        return not session.read_only
-    rights = " AND ".join(f"pg_catalog.has_table_privilege(%s, '{right}')" for right in ("SELECT", "INSERT", "UPDATE"))
-    table = session.qualify(TABLE)
-    sql = f"SELECT {rights} AND pg_catalog.current_setting('transaction_read_only') = 'off'"
-    return bool(session.execute(sql, (table,) * 3)[0][0])
-
-
-def _without_patience(session: Session, sql: str, values: tuple[object, ...]) -> None:
-    """Past session.execute(), which waits for other writers, for a minute with the lock, and then fails the run."""
-    from startup.database.sqlite import BUSY
-
-    session.connection.execute(f"PRAGMA busy_timeout = {_SQLITE_PATIENCE}")
-    try:
-        session.connection.execute(sql, values)
-    finally:
-        session.connection.execute(f"PRAGMA busy_timeout = {BUSY * 1000:.0f}")
 
 
 @dataclass
@@ -196,10 +158,11 @@ class Node:
 
 def read(session: Session, namespace: str) -> list[Node]:
     """Every node's row of the namespace; none where there is no table, or it is of another making."""
-    if not session.columns(TABLE) >= set(COLUMNS):
+    if not NODES.stands_in(session.tables(NODES.name)):
         return []
     rows = session.execute(
-        f"SELECT node, phase, state, changed_at, spans FROM {session.qualify(TABLE)} WHERE namespace = %s", (namespace,)
+        f"SELECT node, phase, state, changed_at, spans FROM {session.qualify(NODES.name)} WHERE namespace = %s",
+        (namespace,),
     )
     return [
         Node(node, phase, state or "", seconds(changed_at), _spans(spans, seconds(changed_at)))

@@ -12,46 +12,8 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from startup.database.session import Row, Session
+from startup.database.tables import Table, make
 from startup.errors import StartupError, TaskFailed
-
-TABLES = ("startup_ledger", "startup_run")
-
-_COLUMNS = {
-    "startup_ledger": {
-        "namespace": "text NOT NULL",
-        "task": "text NOT NULL",
-        "key": "text NOT NULL",
-        "policy": "text",
-        "state": "text NOT NULL",
-        "node": "text",
-        "epoch": "bigint",
-        "release": "text",
-        "started_at": "{time}",
-        "finished_at": "{time}",
-        "seconds": "double precision",
-        "error": "text",
-    },
-    "startup_run": {
-        "namespace": "text NOT NULL",
-        "epoch": "bigint NOT NULL",
-        "state": "text NOT NULL",
-        "node": "text",
-        "phase": "text",
-        "task": "text",
-        "position": "integer",
-        "total": "integer",
-        "started_at": "{time}",
-        "changed_at": "{time}",
-        "error": "text",
-        "failed_epoch": "bigint",
-        "failure": "text",
-    },
-}
-_KEYS = {"startup_ledger": "namespace, task, key", "startup_run": "namespace"}
-_TIME = {"postgresql": "timestamptz", "sqlite": "text"}
-#: The advisory lock for making the tables: held for a moment, by one who waits for nothing.
-_CREATION = int.from_bytes(b"startup+", "big")
-NOW = {"postgresql": "clock_timestamp()", "sqlite": "strftime('%Y-%m-%d %H:%M:%f', 'now')"}
 
 RUNNING, DONE, FAILED, STOPPED = "running", "done", "failed", "stopped"
 
@@ -94,7 +56,8 @@ class Run:
         """How a run failed that was going on at *before*, or came after it; '' when none did."""
         # An image that is older than failed_epoch leaves the state alone.
         failed = max(self.failed_epoch, self.epoch if self.state == FAILED else 0)
-        if failed < before.epoch + (before.state != RUNNING):
+        first_awaited = before.epoch if before.state == RUNNING else before.epoch + 1
+        if failed < first_awaited:
             return ""
         return self.failure if failed == self.failed_epoch else f"{self.error} (on {self.node})"
 
@@ -105,22 +68,17 @@ class Run:
         return f"at task {self.position} of {self.total}, {self.task}"
 
 
-def make_tables(session: Session, tables: dict[str, dict[str, str]], keys: dict[str, str]) -> None:
-    """Make what is missing of *tables*, and of their columns. In a transaction, under the lock."""
-    if session.dialect == "postgresql":  # another namespace has another lock, and the same tables
-        session.execute(f"SELECT pg_catalog.pg_advisory_xact_lock({_CREATION})")
-    session.ensure_schema()
-    for table, columns in tables.items():
-        kinds = {column: kind.format(time=_TIME[session.dialect]) for column, kind in columns.items()}
-        if not session.has_table(table):
-            body = ", ".join(f"{column} {kind}" for column, kind in kinds.items())
-            session.execute(f"CREATE TABLE {session.qualify(table)} ({body}, PRIMARY KEY ({keys[table]}))")
-            continue
-        have = session.columns(table)
-        for column, kind in kinds.items():
-            if column not in have:
-                name = session.qualify(table)
-                session.execute(f"ALTER TABLE {name} ADD COLUMN {column} {kind.removesuffix(' NOT NULL')}")
+_TYPES = {"str": "text", "int": "bigint", "float | None": "double precision", "Any": "{time}"}
+
+
+def _table(name: str, row: type[Entry] | type[Run], key: str) -> Table:
+    """A column for each field of *row*, and the namespace."""
+    columns = {field.name: _TYPES[str(field.type)] for field in fields(row)}
+    return Table(name, {"namespace": "text"} | columns, key)
+
+
+LEDGER = _table("startup_ledger", Entry, "namespace, task, key")
+RUN = _table("startup_run", Run, "namespace")
 
 
 class Ledger:
@@ -134,21 +92,21 @@ class Ledger:
     def exists(self) -> bool:
         """Have the tables been made? Once seen, they stay."""
         if not self._columns:
-            found = {name: self._session.columns(name) for name in TABLES}  # of a table that is not there: none
-            self._columns = found if all(found.values()) else {}
+            there = self._session.tables(LEDGER.name, RUN.name)
+            self._columns = there if len(there) == 2 else {}
         return bool(self._columns)
 
     def create(self) -> None:
         """Make the tables, and the columns that an older image did not know. Only under the lock."""
-        if self.exists() and all(self._columns[table] >= set(columns) for table, columns in _COLUMNS.items()):
+        if self.exists() and all(table.stands_in(self._columns) for table in (LEDGER, RUN)):
             return
         with self._session.transaction():
-            make_tables(self._session, _COLUMNS, _KEYS)
+            make(self._session, LEDGER, RUN)
         self._columns = {}
 
     def entries(self) -> list[Entry]:
         """Every row of the namespace, in the order in which they were begun."""
-        return [Entry(*row) for row in self._read("startup_ledger", Entry, " ORDER BY started_at, task")]
+        return [Entry(*row) for row in self._read(LEDGER, Entry, " ORDER BY started_at, task")]
 
     def done(self) -> set[tuple[str, str]]:
         """Task and key of everything that has been done."""
@@ -156,29 +114,30 @@ class Ledger:
 
     def run(self) -> Run:
         """The present or last run; a Run with epoch 0 when there was none."""
-        rows = self._read("startup_run", Run)
+        rows = self._read(RUN, Run)
         names = [field.name for field in fields(Run)]
         known = {name: value for row in rows for name, value in zip(names, row, strict=True) if value is not None}
         return Run(**known)
 
-    def _read(self, table: str, kind: type[Entry] | type[Run], order: str = "") -> list[Row]:
+    def _read(self, table: Table, kind: type[Entry] | type[Run], order: str = "") -> list[Row]:
         """The fields of *kind*, NULL for a column that an older image did not make."""
         if not self.exists():
             return []
-        have = self._columns[table]
+        have = self._columns[table.name]
         columns = ", ".join(field.name if field.name in have else "NULL" for field in fields(kind))
-        return self._execute(f"SELECT {columns} FROM {{{table}}} WHERE namespace = %s{order}", (self._namespace,))
+        return self._execute(f"SELECT {columns} FROM {{{table.name}}} WHERE namespace = %s{order}", (self._namespace,))
 
     def begin(self, node: str, phase: str, total: int) -> int:
         """Start a run: its epoch, one above the last. Only under the lock."""
         epoch = self.run().epoch + 1
+        names = ("namespace", "epoch", "state", "node", "phase", "total")
         self._execute(
-            "INSERT INTO {startup_run} AS old (namespace, epoch, state, node, phase, total, started_at, changed_at) "
-            "VALUES (%s, %s, %s, %s, %s, %s, {now}, {now}) "
-            "ON CONFLICT (namespace) DO UPDATE SET epoch = excluded.epoch, "
-            "state = excluded.state, node = excluded.node, phase = excluded.phase, total = excluded.total, "
-            "started_at = excluded.started_at, changed_at = excluded.changed_at, task = NULL, position = NULL, "
-            "error = NULL",
+            self._session.dialect.upsert(
+                "{startup_run}",
+                dict.fromkeys(names, "%s") | {"started_at": "{now}", "changed_at": "{now}"},
+                RUN.key,
+                {"task": "NULL", "position": "NULL", "error": "NULL"},
+            ),
             (self._namespace, epoch, RUNNING, node, phase, total),
         )
         return epoch
@@ -207,28 +166,19 @@ class Ledger:
 
         What this run has done stays done: a time limit may strike just after the commit.
         """
-        finished = "NULL" if entry.state == RUNNING else "{now}"
-        started = "excluded.started_at" if entry.state == RUNNING else "coalesce(old.started_at, {now})"
+        running = entry.state == RUNNING
+        names = ("namespace", "task", "key", "policy", "state", "node", "epoch", "release", "seconds", "error")
         self._execute(
-            "INSERT INTO {startup_ledger} AS old "
-            "(namespace, task, key, policy, state, node, epoch, release, started_at, "
-            f"finished_at, seconds, error) VALUES (%s, %s, %s, %s, %s, %s, %s, %s, {{now}}, {finished}, %s, %s) "
-            "ON CONFLICT (namespace, task, key) DO UPDATE SET policy = excluded.policy, state = excluded.state, "
-            "node = excluded.node, epoch = excluded.epoch, release = excluded.release, "
-            f"started_at = {started}, finished_at = excluded.finished_at, "
-            "seconds = excluded.seconds, error = excluded.error "
-            f"WHERE old.state <> '{DONE}' OR excluded.state <> '{FAILED}' OR old.epoch <> excluded.epoch",
+            self._session.dialect.upsert(
+                "{startup_ledger}",
+                dict.fromkeys(names, "%s") | {"started_at": "{now}", "finished_at": "NULL" if running else "{now}"},
+                LEDGER.key,
+                {} if running else {"started_at": "coalesce(old.started_at, {now})"},
+                unless=f"old.state = '{DONE}' AND excluded.state = '{FAILED}' AND old.epoch = excluded.epoch",
+            ),
             (
                 self._namespace,
-                entry.task,
-                entry.key,
-                entry.policy,
-                entry.state,
-                entry.node,
-                epoch,
-                entry.release or None,
-                entry.seconds,
-                entry.error or None,
+                *(None if value == "" else value for value in (getattr(entry, one) for one in names[1:])),
             ),
         )
 
@@ -244,9 +194,10 @@ class Ledger:
         return self._execute("SELECT {now}", ())[0][0]
 
     def _execute(self, sql: str, parameters: tuple[object, ...]) -> list[Row]:
-        sql = sql.replace("{now}", NOW[self._session.dialect])
-        for table in TABLES:
-            sql = sql.replace(f"{{{table}}}", self._session.qualify(table))
+        sql = sql.replace("{now}", self._session.dialect.now)
+        names = {table.name: self._session.qualify(table.name) for table in (LEDGER, RUN)}
+        for table, name in names.items():
+            sql = sql.replace(f"{{{table}}}", name)
         try:
             return self._session.execute(sql, parameters)
         except StartupError:
@@ -254,5 +205,5 @@ class Ledger:
         except Exception as error:  # psycopg.errors.InsufficientPrivilege, sqlite3.OperationalError ...
             raise TaskFailed(
                 f"the ledger could not be used: {str(error).partition(chr(10))[0]}; the role of DATABASE_URL needs "
-                f"SELECT, INSERT, UPDATE and DELETE on {' and '.join(map(self._session.qualify, TABLES))}"
+                f"SELECT, INSERT, UPDATE and DELETE on {' and '.join(names.values())}"
             ) from error

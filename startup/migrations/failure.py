@@ -5,13 +5,10 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from startup.database.statement import AtStatement, line_at, line_of
 from startup.errors import LockLost, StartupError, TaskFailed
-from startup.migrations import sqltext, yoyos
+from startup.migrations import yoyos
 from startup.migrations.files import Migration
-from startup.migrations.yoyos import AtStatement
-
-#: lock_not_available, deadlock_detected, serialization_failure: the same file may well pass a moment later.
-TRY_AGAIN = ("55P03", "40P01", "40001")
 
 _HINTS = {
     "25001": "such a statement runs outside a transaction only: write '-- transactional: false' on the first line",
@@ -46,16 +43,10 @@ def before_savepoints(error: BaseException) -> BaseException:
     return error
 
 
-def may_pass_later(error: BaseException) -> bool:
-    """Was it only the wrong moment: a lock that others held, a deadlock, a conflict?"""
-    state = sqlstate(error) or ""
-    return state in TRY_AGAIN or state.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")) or "is locked" in _sqlite(error)
-
-
 def reason(error: BaseException, limit: float) -> str:
     """Why it was the wrong moment, in words; *limit* is STARTUP_TABLE_LOCK_TIMEOUT in seconds."""
     state = sqlstate(error)
-    if state == "55P03" and limit:
+    if state == "55P03" and limit:  # lock_not_available
         return f"a table was not free within {limit:g} s (STARTUP_TABLE_LOCK_TIMEOUT)"
     return _message(driver_error(error))
 
@@ -70,16 +61,14 @@ def session_is_gone(connection: Any) -> bool:
     return bool(getattr(connection, "closed", False))
 
 
-def told(
-    error: BaseException, migration: Migration, path: str, text: str, committed: str, following: str
-) -> StartupError:
-    """The StartupError for *error*, which *migration* met in the file at *path* with the content *text*."""
+def told(error: BaseException, path: str, text: str, committed: str, following: str) -> StartupError:
+    """The StartupError for *error*, which the file at *path* with the content *text* met."""
     if isinstance(error, StartupError):
         return error
     cause = driver_error(error)
     offset = error.offset if isinstance(error, AtStatement) else None
     if offset is not None and 0 <= offset <= len(text):
-        where = f"{path}:{sqltext.line_of(text, offset)}"
+        where = f"{path}:{line_of(text, offset)}"
         shown = _shown(text, offset)
         hint = _ISOLATION if _SET_TRANSACTION.match(text, offset) else None
     else:
@@ -106,9 +95,9 @@ def _message(error: BaseException) -> str:
 
 def _shown(text: str, offset: int) -> list[str]:
     """The line, and a caret under the place, long lines cut."""
-    line = sqltext.line_at(text, offset)
+    line = line_at(text, offset)
     column = offset - (text.rfind("\n", 0, offset) + 1)
-    number = str(sqltext.line_of(text, offset))
+    number = str(line_of(text, offset))
     first = max(0, column - 100)
     cut = line[first : first + 160].replace("\t", " ")
     return [f"  {number} | {cut}", f"  {' ' * len(number)} | {' ' * (column - first)}^"]

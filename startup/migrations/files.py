@@ -19,10 +19,12 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
+from startup.database.statement import line_of
 from startup.errors import SettingError, TaskFailed
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from startup.database.session import Dialect
     from startup.migrations import sqltext
 
 VARIABLE = "STARTUP_MIGRATIONS"
@@ -70,11 +72,11 @@ class Catalog:
     migrations: Sequence[Migration] = ()
     post_apply: Sequence[Migration] = ()
     note: str | None = None
-    _parsed: dict[tuple[Migration, str], sqltext.Script] = field(
+    _parsed: dict[tuple[Migration, Dialect], sqltext.Script] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )
 
-    def script(self, migration: Migration, dialect: sqltext.Dialect) -> sqltext.Script:
+    def script(self, migration: Migration, dialect: Dialect) -> sqltext.Script:
         """The statements and directives of an SQL migration, guards aside.
 
         The last one is kept, so that a single large file is parsed once; all of them would take too much memory.
@@ -82,7 +84,7 @@ class Catalog:
         from startup.migrations import sqltext
 
         if (migration, dialect) not in self._parsed:
-            script = sqltext.parse(migration.text, dialect, self.by_id)
+            script = sqltext.parse(migration.text, dialect)
             self._parsed.clear()
             self._parsed[migration, dialect] = script
         return self._parsed[migration, dialect]
@@ -342,29 +344,25 @@ def _circle(waits_for: dict[str, set[str]], catalog: Catalog) -> str:
 
 
 def _depends_line(migration: Migration, need: str) -> str:
-    from startup.migrations import sqltext
-
     offset = migration.text.find(need)
-    return f"{migration.path}:{sqltext.line_of(migration.text, offset)}" if offset >= 0 else migration.path
+    return f"{migration.path}:{line_of(migration.text, offset)}" if offset >= 0 else migration.path
 
 
 _TAKES_BACK = ("rollback", "down", "undo", "revert")
 
 
-def check(migrations: Iterable[Migration], catalog: Catalog, dialect: sqltext.Dialect) -> None:
+def check(migrations: Iterable[Migration], catalog: Catalog, dialect: Dialect) -> None:
     """Guards: what is wrong with *migrations* that can be told before anything is applied, all of it at once.
 
     Raises TaskFailed; each fault names file and line.
     """
-    from startup.migrations import sqltext
-
     faults: list[str] = []
     for migration in migrations:
         faults += _named_by_mistake(migration, catalog)
         if not migration.is_sql:
             continue
         for fault in catalog.script(migration, dialect).faults:
-            faults.append(f"{migration.path}:{sqltext.line_of(migration.text, fault.offset)}: {fault.message}")
+            faults.append(f"{migration.path}:{line_of(migration.text, fault.offset)}: {fault.message}")
     if faults:
         raise TaskFailed("\n".join([*faults, "nothing has been applied; correct the files and start again"]))
 

@@ -15,12 +15,25 @@ from dataclasses import dataclass, field
 from datetime import datetime, timezone
 
 from startup.database.session import Row, Session
-from startup.errors import TaskFailed
+from startup.database.tables import Table
 from startup.migrations import files
 from startup.migrations.files import Catalog, Migration
 
-OURS = "startup_migration"
+OURS = Table(
+    "startup_migration",
+    {
+        "id": "varchar(255)",
+        "checksum": "varchar(64)",
+        "state": "varchar(16)",
+        "statements_done": "integer NOT NULL DEFAULT 0",
+        "applied_by": "varchar(255)",
+        "duration": "double precision",
+        "applied_at": "timestamp",
+    },
+    key="id",
+)
 YOYOS = "_yoyo_migration"
+YOYOS_LOG, YOYOS_LOCK = "_yoyo_log", "yoyo_lock"
 
 #: States of a row of ours: applied; begun without a transaction; being taken back without one; a post-apply file due.
 DONE, STARTED, ROLLBACK, OWED = "done", "started", "rollback", "owed"
@@ -108,15 +121,16 @@ def pending(session: Session, catalog: Catalog) -> State:
 
 def _read(session: Session) -> tuple[dict[str, str], dict[str, Record]]:
     """When each applied id was marked, and our rows."""
-    prefix, there = find(session)
+    there = session.tables(OURS.name, YOYOS)
     queries = []
     if YOYOS in there:
         queries.append(
             "SELECT migration_id, NULL AS state, NULL AS checksum, 0 AS statements_done, NULL AS applied_by, "
-            f"applied_at_utc FROM {prefix}{YOYOS}"
+            f"applied_at_utc FROM {session.qualify(YOYOS)}"
         )
-    if OURS in there:
-        queries.append(f"SELECT id, state, checksum, statements_done, applied_by, applied_at FROM {prefix}{OURS}")
+    if OURS.name in there:
+        columns = "id, state, checksum, statements_done, applied_by, applied_at"
+        queries.append(f"SELECT {columns} FROM {session.qualify(OURS.name)}")
     if not queries:
         return {}, {}
     rows = session.execute(" UNION ALL ".join(queries))
@@ -127,34 +141,6 @@ def _read(session: Session) -> tuple[dict[str, str], dict[str, Record]]:
 def _record(row: Row) -> Record:
     name, state, checksum, statements, node, moment = row
     return Record(name, state, checksum, statements, node, str(moment or ""))
-
-
-def find(session: Session) -> tuple[str, set[str]]:
-    """The prefix that qualifies a table's name, and which of the two tables are there."""
-    if session.dialect == "sqlite":
-        return "main.", {name for name in (OURS, YOYOS) if session.has_table(name)}
-    rows = session.execute(
-        "SELECT n.nspname, c.relname FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n "
-        "ON n.oid = c.relnamespace WHERE n.nspname = current_schema() AND c.relname IN (%s, %s)",
-        (OURS, YOYOS),
-    )
-    return (quoted(rows[0][0]) + "." if rows else ""), {row[1] for row in rows}
-
-
-def quoted(name: str) -> str:
-    """*name* as an SQL identifier."""
-    return '"' + name.replace('"', '""') + '"'
-
-
-def schema_prefix(session: Session) -> str:
-    """What stands before a table's name, so that a migration's own ``search_path`` makes no difference."""
-    if session.dialect == "sqlite":
-        return "main."
-    schema = session.execute("SELECT current_schema()")[0][0]
-    if schema is None:
-        path = session.execute("SHOW search_path")[0][0]
-        raise TaskFailed(f"no schema to keep the migrations' tables in: none of {path} exists: create it, or ?schema=")
-    return quoted(schema) + "."
 
 
 def _now() -> str:
@@ -183,13 +169,13 @@ def log_row(node: str, operation: str, migration: Migration | None = None) -> di
     }
 
 
-@dataclass(frozen=True)
 class Marks:
     """Writes the rows; each method is one or more statements inside the caller's transaction."""
 
-    session: Session
-    prefix: str
-    node: str
+    def __init__(self, session: Session, node: str) -> None:
+        self.session = session
+        self.node = node
+        self.ours, self.yoyos = session.qualify(OURS.name), session.qualify(YOYOS)
 
     def log(self, migration: Migration, operation: str) -> None:
         """yoyo's own log: *operation* is ``apply`` or ``rollback``."""
@@ -197,7 +183,7 @@ class Marks:
 
     def applied(self, migration: Migration, statements: int, seconds: float) -> None:
         """yoyo's mark and our row."""
-        mark = f"INSERT INTO {self.prefix}{YOYOS} (migration_hash, migration_id, applied_at_utc) VALUES (%s, %s, %s)"
+        mark = f"INSERT INTO {self.yoyos} (migration_hash, migration_id, applied_at_utc) VALUES (%s, %s, %s)"
         self.session.execute_all(
             [
                 (mark, (_hash(migration), migration.id, _now())),
@@ -208,7 +194,7 @@ class Marks:
 
     def taken_back(self, migration: Migration) -> None:
         """Neither mark nor row."""
-        self.session.execute(f"DELETE FROM {self.prefix}{YOYOS} WHERE migration_hash = %s", (_hash(migration),))
+        self.session.execute(f"DELETE FROM {self.yoyos} WHERE migration_hash = %s", (_hash(migration),))
         self.log(migration, "rollback")
         self.forget(migration)
 
@@ -219,39 +205,47 @@ class Marks:
     def _log(self, migration: Migration, operation: str) -> tuple[str, Sequence[object]]:
         row = log_row(self.node, operation, migration)
         places = ", ".join(["%s"] * len(row))
-        return f"INSERT INTO {self.prefix}_yoyo_log ({', '.join(row)}) VALUES ({places})", list(row.values())
+        table = self.session.qualify(YOYOS_LOG)
+        return f"INSERT INTO {table} ({', '.join(row)}) VALUES ({places})", list(row.values())
 
     def _row(
         self, migration: Migration, state: str, statements: int, seconds: float | None
     ) -> tuple[str, Sequence[object]]:
-        return (
-            f"INSERT INTO {self.prefix}{OURS} (id, checksum, state, statements_done, applied_by, duration, applied_at) "
-            "VALUES (%s, %s, %s, %s, %s, %s, %s) ON CONFLICT (id) DO UPDATE SET checksum = excluded.checksum, "
-            "state = excluded.state, statements_done = excluded.statements_done, applied_by = excluded.applied_by, "
-            "duration = excluded.duration, applied_at = excluded.applied_at",
-            (migration.id, migration.checksum, state, statements, self.node, seconds, _now()),
-        )
+        row = {
+            "id": migration.id,
+            "checksum": migration.checksum,
+            "state": state,
+            "statements_done": statements,
+            "applied_by": self.node,
+            "duration": seconds,
+            "applied_at": _now(),
+        }
+        return self.session.dialect.upsert(self.ours, dict.fromkeys(row, "%s"), OURS.key), list(row.values())
+
+    def state(self, migration: Migration) -> str | None:
+        """The state of our row, if there is one."""
+        rows = self.session.execute(f"SELECT state FROM {self.ours} WHERE id = %s", (migration.id,))
+        return str(rows[0][0]) if rows else None
+
+    def is_applied(self, migration: Migration) -> bool:
+        """Is yoyo's mark there?"""
+        return bool(self.session.execute(f"SELECT 1 FROM {self.yoyos} WHERE migration_id = %s", (migration.id,)))
 
     def progress(self, migration: Migration, statements: int) -> None:
         """How many statements of a file without a transaction have run."""
-        self.session.execute(
-            f"UPDATE {self.prefix}{OURS} SET statements_done = %s WHERE id = %s", (statements, migration.id)
-        )
+        self.session.execute(f"UPDATE {self.ours} SET statements_done = %s WHERE id = %s", (statements, migration.id))
 
     def forget(self, migration: Migration) -> None:
         """No row of ours."""
-        self.session.execute(f"DELETE FROM {self.prefix}{OURS} WHERE id = %s", (migration.id,))
+        self.session.execute(f"DELETE FROM {self.ours} WHERE id = %s", (migration.id,))
 
     def adopt(self, migrations: Iterable[Migration]) -> None:
         """Record what stock yoyo applied, with the content that it has now."""
         rows = list(migrations)
+        columns = dict.fromkeys(("id", "checksum", "state", "applied_at"), "%s")
         for some in (rows[i : i + 100] for i in range(0, len(rows), 100)):
-            values = ", ".join(["(%s, %s, %s, %s)"] * len(some))
             self.session.execute(
-                f"INSERT INTO {self.prefix}{OURS} "
-                f"(id, checksum, state, applied_at) VALUES {values} "
-                "ON CONFLICT (id) DO UPDATE SET checksum = excluded.checksum, state = excluded.state, "
-                "applied_at = excluded.applied_at",
+                self.session.dialect.upsert(self.ours, columns, OURS.key, rows=len(some)),
                 [value for migration in some for value in (migration.id, migration.checksum, DONE, _now())],
             )
 
@@ -259,16 +253,3 @@ class Marks:
 def _hash(migration: Migration) -> str:
     """yoyo's key of a migration: the id's hash, not the content's."""
     return hashlib.sha256(migration.id.encode()).hexdigest()
-
-
-CREATE_OURS = """
-    CREATE TABLE IF NOT EXISTS {prefix}startup_migration (
-        id VARCHAR(255) NOT NULL PRIMARY KEY,
-        checksum VARCHAR(64),
-        state VARCHAR(16) NOT NULL,
-        statements_done INTEGER NOT NULL DEFAULT 0,
-        applied_by VARCHAR(255),
-        duration DOUBLE PRECISION,
-        applied_at TIMESTAMP
-    )
-"""

@@ -5,6 +5,7 @@ yoyo 9.0.0 is pinned: the backends here replace what has no public name. The onl
 
 from __future__ import annotations
 
+import importlib
 import logging
 import os
 import traceback
@@ -15,6 +16,8 @@ from types import SimpleNamespace
 from typing import Any
 
 from startup.database.session import Session
+from startup.database.statement import AtStatement
+from startup.database.tables import make
 from startup.errors import TaskFailed
 from startup.migrations import tables
 from startup.migrations.files import Catalog, Migration
@@ -25,12 +28,10 @@ logging.getLogger("yoyo").propagate = False
 
 def backend(session: Session, node: str) -> Any:
     """A yoyo backend that works on *session*'s own connection, in the transaction that is open there."""
-    if session.dialect == "sqlite":
-        from yoyo.backends.core.sqlite3 import SQLiteBackend as Base
-    else:
-        from yoyo.backends.core.postgresql import PostgresqlPsycopgBackend as Base
+    module, _, name = session.dialect.yoyo_backend.partition(":")
+    base: Any = getattr(importlib.import_module(module), name)
 
-    class Backend(Base):  # type: ignore[misc]
+    class Backend(base):  # type: ignore[misc]
         _in_transaction = True
         migration_table = tables.YOYOS
         has_transactional_ddl = True
@@ -41,7 +42,7 @@ def backend(session: Session, node: str) -> Any:
             self._connection = session.connection
 
         def execute(self, sql: str, params: dict[str, Any] | None = None) -> Any:
-            if params is not None and session.dialect == "sqlite":  # its own conversion is deprecated since 3.12
+            if params is not None:  # sqlite3's own conversion of times is deprecated since Python 3.12
                 params = {k: v.isoformat(" ") if isinstance(v, datetime) else v for k, v in params.items()}
             return super().execute(sql, params)
 
@@ -81,25 +82,12 @@ def _tried(session: Session, node: str, last: bool) -> bool:
 def _create(session: Session, node: str) -> None:
     from yoyo import internalmigrations
 
-    if ensure_schema := getattr(session, "ensure_schema", None):
-        ensure_schema()
-    prefix = tables.schema_prefix(session)
+    make(session, tables.OURS)
     yoyo = backend(session, node)
-    if not session.has_table(yoyo.lock_table):
+    if not session.tables(yoyo.lock_table):
         yoyo.execute(yoyo.format_sql(yoyo.create_lock_table_sql))
     if internalmigrations.needs_upgrading(yoyo):
         internalmigrations.upgrade(yoyo)
-    if not session.has_table(tables.OURS):
-        session.execute(tables.CREATE_OURS.format(prefix=prefix))
-
-
-class AtStatement(Exception):
-    """A statement of a file failed: the driver's *error*, and its place in the file if that is known."""
-
-    def __init__(self, error: Exception, offset: int | None) -> None:
-        self.error = error
-        self.offset = offset
-        super().__init__(error)
 
 
 class Steps:

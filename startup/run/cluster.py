@@ -14,7 +14,7 @@ from startup.process.interrupts import Interrupts
 from startup.settings.settings import Settings
 
 if TYPE_CHECKING:
-    from startup import migrations
+    from startup.migrations import apply
 
 
 class Cluster:
@@ -86,15 +86,17 @@ class Cluster:
 
     def migrated(self, task: Task) -> bool:
         """Is nothing of *task*'s migrations pending? What is odd about them is then said, once."""
-        from startup import migrations
+        from startup.migrations import tables
 
-        state = migrations.pending(self.session, task.data)
+        state = tables.pending(self.session, task.data)
         # What looks interrupted may be running now, on the node that holds the lock.
         if not state.nothing_to_do or any(record.id in task.data.by_id for record in state.interrupted):
             return False
         if state.odd:
-            drift = cast("migrations.Drift", self.settings.drift)
-            migrations.review(self.session, task.data, state, drift=drift, warn=self.warn_once)
+            from startup.migrations import apply
+
+            drift = cast("apply.Drift", self.settings.drift)
+            apply.review(self.session, task.data, state, drift=drift, warn=self.warn_once)
         return True
 
     def warn_once(self, text: str) -> None:

@@ -18,7 +18,7 @@ from startup.process.interrupts import Interrupts
 from startup.settings.settings import Settings
 
 if TYPE_CHECKING:
-    from startup import migrations
+    from startup.migrations import apply
 
 
 LOST = (
@@ -102,14 +102,14 @@ class Execution:
 
     def migrate(self, task: Task, session: Session, started: float, warn: Callable[[str], None]) -> str:
         """Apply what is pending, on the session that holds the lock; *started* is of ``time.monotonic()``."""
-        from startup import migrations
+        from startup.migrations import apply
 
         limit = task.timeout
-        count = migrations.apply(
+        count = apply.apply(
             session,
             task.data,
             table_lock_timeout=self._settings.table_lock_timeout,
-            drift=cast("migrations.Drift", self._settings.drift),
+            drift=cast("apply.Drift", self._settings.drift),
             deadline=(lambda: started + limit - time.monotonic()) if limit else None,
             node=self._settings.node,
             report=log.say,

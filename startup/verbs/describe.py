@@ -17,8 +17,8 @@ from startup.settings.settings import Settings
 from startup.verbs import common
 
 if TYPE_CHECKING:
-    from startup import migrations
     from startup.database.session import Session
+    from startup.migrations import tables
     from startup.run.runner import Runner
 
 
@@ -100,23 +100,23 @@ class _Outlook:
             return [task.command]
         if task.kind != "migrate" or self._session is None:
             return []
-        from startup import migrations
+        from startup.migrations import rollback
 
         state = self._pending(task)
         lines: list[str] = []
         for migration in [*state.pending, *(task.data.post_apply if state.pending else state.owed)]:
             lines.append(f"{migration.id}  ({migration.path})")
-            lines += [f"    {line}" for line in migrations.sql(migration).splitlines()]
+            lines += [f"    {line}" for line in rollback.sql(migration).splitlines()]
         lines += [f"interrupted: {record}" for record in state.interrupted]
         lines += [f"{name}: the database has it, this image does not" for name in state.unknown]
         lines += [f"{migration.id}: its content changed after it was applied" for migration in state.drifted]
         return lines
 
-    def _pending(self, task: Task) -> migrations.State:
-        from startup import migrations
+    def _pending(self, task: Task) -> tables.State:
+        from startup.migrations import tables
 
         assert self._session is not None
-        return migrations.pending(self._session, task.data)
+        return tables.pending(self._session, task.data)
 
 
 def describe(arguments: argparse.Namespace, interrupts: Interrupts) -> int:

@@ -7,12 +7,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from startup import log, migrations
+from startup import log
 from startup.database import sqlite
 from startup.database.postgres import reach as postgres_connect
 from startup.database.postgres import session as postgres
 from startup.ledger import ledger
-from startup.migrations import execute, side, tables
+from startup.migrations import apply, indexes, tables, yoyo_guard
 from startup.run import cluster, execution, runner, waiting
 
 replace: Callable[[Any, str, Any], None] = setattr
@@ -164,8 +164,8 @@ def patience_with_what_runs() -> None:
     old = cluster.Cluster.migrated
 
     def migrated(self: Any, task: Any) -> bool:
-        state = migrations.pending(self.session, task.data)
-        migrations.review(self.session, task.data, state, drift="fail", warn=self.warn_once)
+        state = tables.pending(self.session, task.data)
+        apply.review(self.session, task.data, state, drift="fail", warn=self.warn_once)
         return old(self, task)
 
     replace(cluster.Cluster, "migrated", migrated)
@@ -186,7 +186,7 @@ def the_barrier_for_stock_yoyo() -> None:
     def let_it(*arguments: Any) -> Iterator[None]:
         yield
 
-    replace(side, "hold_off_stock_yoyo", let_it)
+    replace(yoyo_guard, "hold_off_stock_yoyo", let_it)
 
 
 def the_row_of_what_has_begun() -> None:
@@ -202,7 +202,7 @@ def the_row_of_what_has_begun() -> None:
 
 def the_look_for_invalid_indexes() -> None:
     """IF NOT EXISTS takes any index for one."""
-    replace(execute.Work, "_index_is_there", lambda self, statement, interrupted, built=False: False)
+    replace(indexes, "run", lambda session, statement, execute, interrupted, warn: execute())
 
 
 def the_look_for_a_standby() -> None:

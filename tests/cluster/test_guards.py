@@ -130,7 +130,7 @@ def what_was_done_while_a_node_waited_is_not_done_again(stage: Stage) -> bool:
 
 @guarded_by("making_tables_one_by_one")
 def two_namespaces_may_make_the_ledger_at_once(stage: Stage) -> bool:
-    from startup.ledger.ledger import _CREATION
+    from startup.database.postgres.session import _CREATION
 
     with psycopg.connect(stage.project.url) as first:  # what a node of another namespace does
         first.execute(f"SELECT pg_advisory_xact_lock({_CREATION})")

@@ -22,7 +22,7 @@ import yoyo.migrations  # noqa: F401
 
 from startup import cli
 from startup.database import sqlite  # noqa: F401
-from startup.migrations import side, yoyos  # noqa: F401
+from startup.migrations import apply, yoyos  # noqa: F401
 
 
 def be_a_node(order: dict[str, Any]) -> None:

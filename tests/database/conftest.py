@@ -13,25 +13,23 @@ from typing import Any
 
 import pytest
 
-from startup import migrations
 from startup.database import sqlite
 from startup.database.postgres import session as postgres
 from startup.database.session import Session
 from startup.errors import TaskFailed
-from startup.migrations import files
+from startup.migrations import apply, files, rollback, tables
 from startup.settings import address
 
 CHILD = """
 import sys
-from startup import migrations
 from startup.database.postgres import session as postgres
 from startup.database import sqlite
 from startup.settings import address
-from startup.migrations import files
+from startup.migrations import apply, files, rollback, tables
 url, directory = sys.argv[1:]
 session = (sqlite if url.startswith("sqlite") else postgres).connect(address.parse(url), node="child")
 while not session.try_lock(): pass
-migrations.apply(session, files.load([directory], given=True), table_lock_timeout=5, drift="fail", deadline=None,
+apply.apply(session, files.load([directory], given=True), table_lock_timeout=5, drift="fail", deadline=None,
                  node="child", report=print, warn=print)
 """
 
@@ -65,7 +63,7 @@ class Bench:
 
     def apply(self, **settings: Any) -> int:
         settings = {"table_lock_timeout": 5.0, "drift": "fail", "deadline": None, **settings}
-        return migrations.apply(
+        return apply.apply(
             self.session, self.catalog, node="node-a", report=self.said.append, warn=self.said.append, **settings
         )
 
@@ -108,13 +106,13 @@ class Bench:
             time.sleep(0.05)
 
     def rollback(self, count: int = 1) -> list[str]:
-        return migrations.rollback(
+        return rollback.rollback(
             self.session, self.catalog, count, node="node-a", report=self.said.append, warn=self.said.append
         )
 
     @property
-    def state(self) -> migrations.State:
-        return migrations.pending(self.session, self.catalog)
+    def state(self) -> tables.State:
+        return tables.pending(self.session, self.catalog)
 
     def yoyo(self, *arguments: str) -> str:
         """Stock yoyo's command line on the same database and directory."""

@@ -262,7 +262,7 @@ def test_a_lock_row_that_somebody_may_hold_is_waited_for_and_then_told_how_to_br
     bench.write(_0001_a="CREATE TABLE a (x int);")
     bench.yoyo("apply")
     bench.write(_0002_b="CREATE TABLE b (x int);")
-    monkeypatch.setattr("startup.migrations.side.YOYO_LIMIT", 1.0)
+    monkeypatch.setattr("startup.migrations.yoyo_guard.YOYO_LIMIT", 1.0)
     with psycopg.connect(bench.url, autocommit=True) as holder:
         holder.execute("INSERT INTO yoyo_lock VALUES (1, now() AT TIME ZONE 'UTC', 4712)")
         said = bench.fails()

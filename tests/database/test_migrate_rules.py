@@ -10,10 +10,9 @@ from typing import Any
 
 import pytest
 
-from startup import migrations
 from startup.database.postgres import session as postgres
 from startup.errors import SettingError, TaskFailed
-from startup.migrations import files
+from startup.migrations import files, rollback, tables
 from startup.settings import address
 
 Query = Callable[[str, str], list[Any]]
@@ -196,7 +195,7 @@ def test_directories_are_concatenated_in_the_order_given_then_dependencies_count
     (tmp_path / "z" / "0009_z.sql").write_text("-- depends: 0001_a\nCREATE TABLE z (x int);")
     bench.write(_0001_a="CREATE TABLE a (x int);", _0002_b="CREATE TABLE b (x int);")
     catalog = files.load([str(tmp_path / "z"), str(bench.directory)], given=True)
-    pending = migrations.pending(bench.session, catalog).pending
+    pending = tables.pending(bench.session, catalog).pending
     assert [m.id for m in pending] == ["0001_a", "0009_z", "0002_b"]
 
 
@@ -222,7 +221,7 @@ def test_a_role_that_may_only_read_can_tell_what_is_pending(
     query(server.admin_url(database), f"CREATE ROLE {role} LOGIN PASSWORD 'x'; GRANT pg_read_all_data TO {role}")
     try:
         session = postgres.connect(address.parse(bench.url.replace("app:s3cr3t-Pa55", f"{role}:x")))
-        assert [m.id for m in migrations.pending(session, bench.catalog).pending] == ["0002_b"]
+        assert [m.id for m in tables.pending(session, bench.catalog).pending] == ["0002_b"]
         session.close()
     finally:
         query(server.admin_url(database), f"DROP OWNED BY {role}; DROP ROLE {role}")
@@ -247,10 +246,11 @@ def test_nothing_pending_costs_two_queries_and_neither_yoyo_nor_a_write(bench: A
     bench.write(**{f"_{n:04}": "SELECT 1;" for n in range(30)})
     bench.apply()
     program = (
-        "import sys\nfrom startup import address, postgres, migrations\nfrom startup.migrations import files\n"
+        "import sys\nfrom startup.settings import address\nfrom startup.migrations import files, tables\n"
+        "from startup.database.postgres import session as postgres\n"
         "session = postgres.connect(address.parse(sys.argv[1]))\nasked = []\nexecute = session.execute\n"
         "session.execute = lambda *a: asked.append(a) or execute(*a)\n"
-        "state = migrations.pending(session, files.load([sys.argv[2]], given=True))\n"
+        "state = tables.pending(session, files.load([sys.argv[2]], given=True))\n"
         "print(state.nothing_to_do, len(asked), 'yoyo' in sys.modules, 'sqlparse' in sys.modules)"
     )
     done = subprocess.run(
@@ -350,8 +350,8 @@ def test_a_rollback_without_transaction_that_stops_half_way_is_reported_and_not_
 def test_what_would_run_is_shown_without_running_it(bench: Any, query: Query) -> None:
     bench.write(_0001_a="-- why\nCREATE TABLE a (x int);", _0002_b_py=MODULE, _0003_c="SELECT 1;")
     catalog = bench.catalog
-    assert migrations.sql(catalog.by_id["0001_a"], catalog) == "-- why\nCREATE TABLE a (x int);"
-    shown = migrations.sql(catalog.by_id["0002_b"], catalog)
+    assert rollback.sql(catalog.by_id["0001_a"], catalog) == "-- why\nCREATE TABLE a (x int);"
+    shown = rollback.sql(catalog.by_id["0002_b"], catalog)
     assert "CREATE TABLE a (x int)" in shown and "-- Python: fill(connection)" in shown
     assert query(bench.url, "SELECT count(*) FROM pg_tables WHERE tableowner = 'app'") == [(0,)]
 

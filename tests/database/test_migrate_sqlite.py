@@ -119,7 +119,7 @@ def test_a_stock_yoyo_that_has_its_lock_is_waited_for(
     assert bench.applied == 1
     bench.write(_0003_c="CREATE TABLE c (x int);")
     query(bench.url, "INSERT INTO yoyo_lock VALUES (1, '2026-01-01 00:00:00', 4711)")
-    monkeypatch.setattr("startup.migrations.side.YOYO_LIMIT", 0.5)
+    monkeypatch.setattr("startup.migrations.yoyo_guard.YOYO_LIMIT", 0.5)
     assert "yoyo break-lock" in bench.fails()
 
 

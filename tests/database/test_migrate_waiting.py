@@ -11,7 +11,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from startup.migrations import side
+from startup.migrations import observer
 
 Query = Callable[[str, str], list[Any]]
 
@@ -187,8 +187,8 @@ def test_an_index_built_concurrently_waits_for_old_transactions_without_a_limit(
 def test_a_long_migration_says_every_so_often_that_it_lives_and_how_far_an_index_is(
     bench: Any, query: Query, wait_until: Any, table: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert side.EVERY == 10  # SPEC, section 9
-    monkeypatch.setattr("startup.migrations.side.EVERY", 0.4)
+    assert observer.EVERY == 10  # SPEC, section 9
+    monkeypatch.setattr("startup.migrations.observer.EVERY", 0.4)
     bench.write(_0001_b="-- transactional: false\nCREATE INDEX CONCURRENTLY a_x ON a (x);")
     with psycopg.connect(bench.url) as reader:
         reader.execute("INSERT INTO a VALUES (2)")
@@ -202,7 +202,7 @@ def test_a_long_migration_says_every_so_often_that_it_lives_and_how_far_an_index
 def test_a_python_migration_whose_own_connection_waits_for_ours_is_noticed(
     bench: Any, query: Query, wait_until: Any, table: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("startup.migrations.side.EVERY", 0.6)
+    monkeypatch.setattr("startup.migrations.observer.EVERY", 0.6)
     bench.write(
         _0001_b_py="import psycopg\nfrom yoyo import step\ndef up(connection):\n"
         "    connection.execute('ALTER TABLE a ADD y int')\n"

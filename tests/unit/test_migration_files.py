@@ -9,9 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from startup.database.postgres import splitter
+from startup.database.postgres.dialect import POSTGRESQL
+from startup.database.sqlite import SQLITE
+from startup.database.statement import Statement
 from startup.errors import SettingError, TaskFailed
 from startup.migrations import files, sqltext
 from startup.migrations.files import Catalog
+from startup.migrations.indexes import IndexStatement, index_statement
 
 
 @pytest.fixture
@@ -114,7 +119,7 @@ def test_a_file_that_yoyo_would_take_for_a_migration_by_mistake_is_refused(here:
     (here / "migrations" / name).write_text("")
     catalog = files.load(["migrations"], given=True)
     with pytest.raises(TaskFailed, match=f"migrations/{name}:1: "):
-        files.check(catalog.migrations, catalog, "postgresql")
+        files.check(catalog.migrations, catalog, POSTGRESQL)
 
 
 def test_a_missing_dependency_is_named_with_the_line_and_the_nearest_name(here: Path) -> None:
@@ -152,7 +157,7 @@ def test_a_file_that_is_not_utf_8_is_told_with_its_line(here: Path) -> None:
     (here / "migrations" / "a.sql").write_bytes(b"SELECT 1;\nSELECT '\xe4';\n")
     catalog = files.load(["migrations"], given=True)
     with pytest.raises(TaskFailed, match=r"migrations/a\.sql:2: not UTF-8 \(byte 0xe4\)"):
-        files.check(catalog.migrations, catalog, "postgresql")
+        files.check(catalog.migrations, catalog, POSTGRESQL)
 
 
 # ------------------------------------------------------------------------------------------------------------ SQL text
@@ -177,12 +182,12 @@ def test_a_file_that_is_not_utf_8_is_told_with_its_line(here: Path) -> None:
     ],
 )
 def test_statements_are_split_as_postgresql_reads_them(text: str, statements: list[str] | None) -> None:
-    found = [statement.text for statement in sqltext.parse(text, "postgresql").statements]
+    found = [statement.text for statement in sqltext.parse(text, POSTGRESQL).statements]
     assert len(found) == (1 if statements is None else len(statements))
     assert all(
         want in ("@", got) for want, got in zip([text] if statements is None else statements, found, strict=True)
     )
-    assert not sqltext.parse(text, "postgresql").faults
+    assert not sqltext.parse(text, POSTGRESQL).faults
 
 
 WORDS_OF_SQL = (
@@ -199,22 +204,22 @@ PIECES_OF_SQL = (*WORDS_OF_SQL, *MARKS_OF_SQL, ";", ";\n", "\n", "'a;b'", '"a;b"
 @given(st.lists(st.sampled_from(PIECES_OF_SQL), max_size=25).map("".join), st.sampled_from([8, 20, 2000]))
 def test_a_plain_statement_is_split_as_if_it_were_looked_at_closely(text: str, short: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sqltext, "_SHORT", short)
-        quickly = sqltext.split(text)
-        patch.setattr(sqltext, "_PLAIN", re.compile("(?!)"))
-        assert sqltext.split(text) == quickly
+        patch.setattr(splitter, "_SHORT", short)
+        quickly = splitter.split(text)
+        patch.setattr(splitter, "_PLAIN", re.compile("(?!)"))
+        assert splitter.split(text) == quickly
 
 
 def test_a_plain_statement_needs_no_closer_look() -> None:
     text = "INSERT INTO t (a, b) VALUES (-1, 'it''s; so'), (2, \"c;d\") ;\n" * 3
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sqltext, "_INTERESTING", re.compile("(?!)"))
-        assert len(sqltext.split(text)[0]) == 3
+        patch.setattr(splitter, "_INTERESTING", re.compile("(?!)"))
+        assert len(splitter.split(text).statements) == 3
 
 
 @given(st.text(alphabet="a;'\"$-/*\\\n(eE)b ", max_size=60))
 def test_any_text_is_split_into_pieces_of_itself(text: str) -> None:
-    for dialect in ("postgresql", "sqlite"):
+    for dialect in (POSTGRESQL, SQLITE):
         for statement in sqltext.parse(text, dialect).statements:
             assert text[statement.offset :].startswith(statement.text) and statement.text.strip()
 
@@ -224,28 +229,26 @@ def test_any_text_is_split_into_pieces_of_itself(text: str) -> None:
     ["-- Depends on the weather: a lot", "-- Transaction: one per order", "-- note: x", "--: ;", "-- requires x"],
 )
 def test_prose_in_comments_is_no_directive(comment: str) -> None:
-    script = sqltext.parse(f"{comment}\nSELECT 1;\n{comment}\n", "postgresql")
+    script = sqltext.parse(f"{comment}\nSELECT 1;\n{comment}\n", POSTGRESQL)
     assert script.transactional and not script.depends and not script.faults
 
 
 def test_a_comment_inside_a_function_body_is_no_directive() -> None:
     text = "CREATE FUNCTION f() RETURNS int LANGUAGE sql AS $$\n-- depends: nothing\nSELECT 1 $$;"
-    assert not sqltext.parse(text, "postgresql").faults
+    assert not sqltext.parse(text, POSTGRESQL).faults
 
 
 def test_directives_are_read_as_yoyo_reads_them() -> None:
-    script = sqltext.parse(
-        "\n-- what\n  --depends: a b\n-- depends : c\n--transactional:FALSE\nSELECT 1;", "postgresql"
-    )
+    script = sqltext.parse("\n-- what\n  --depends: a b\n-- depends : c\n--transactional:FALSE\nSELECT 1;", POSTGRESQL)
     assert (script.depends, script.transactional, script.faults) == (("a", "b", "c"), False, [])
 
 
 def test_index_statements_are_told_from_others() -> None:
-    def index(text: str) -> sqltext.IndexStatement | None:
-        return sqltext.index_statement(sqltext.Statement(text, 0))
+    def index(text: str) -> IndexStatement | None:
+        return index_statement(Statement(text, 0))
 
     assert index('CREATE UNIQUE INDEX CONCURRENTLY IF NOT EXISTS "a""b" ON ONLY s . "T" (x);') == (
-        sqltext.IndexStatement('"a""b"', 's . "T"')
+        IndexStatement('"a""b"', 's . "T"')
     )
-    assert index("drop index concurrently if exists s.i restrict;") == sqltext.IndexStatement("s.i", None)
+    assert index("drop index concurrently if exists s.i restrict;") == IndexStatement("s.i", None)
     assert index("CREATE INDEX i ON t (x)") is index("CREATE INDEX CONCURRENTLY ON t (x)") is None

@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, suppress
-from typing import TYPE_CHECKING, Any, Literal
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from startup import log
+from startup.database.postgres import activity
+from startup.database.postgres.dialect import POSTGRESQL
 from startup.database.postgres.reach import (
-    APPLICATION,
-    NAME_BYTES,
     arguments,
     dead_peer_seconds,
     dial,
@@ -20,18 +20,18 @@ from startup.database.postgres.reach import (
     reach,
     session_settings,
 )
-from startup.database.session import Holder, Row
+from startup.database.session import WATCH, Holder, Row, Session
+from startup.database.statement import AtStatement, Statement
 from startup.errors import EndedInside, LockLost, SettingError, StartupError, TaskFailed, Unreachable
-from startup.process.watch import watching
 from startup.settings.address import Address
 
 if TYPE_CHECKING:
     import psycopg
 
-#: How often the lock is looked up while a command runs, in seconds.
-WATCH = 1.0
 #: For a question on a second connection, in seconds.
 ASIDE = 5.0
+#: The advisory lock for making tables: held for a moment, by one who waits for nothing.
+_CREATION = int.from_bytes(b"startup+", "big")
 #: How often a pooler that is said to keep sessions apart is put to the test.
 POOLER_PROBES = 10
 _RESTORE = "RESET SESSION AUTHORIZATION; RESET ROLE; RESET ALL; "
@@ -84,12 +84,10 @@ def lock_key(namespace: str) -> int:
     return int.from_bytes(digest[:8], "big", signed=True)
 
 
-class PostgresSession:
+class PostgresSession(Session):
     """See :class:`startup.database.Session`. ``schema`` is the one that own tables belong in."""
 
-    dialect: Literal["postgresql"] = "postgresql"
-    #: PostgreSQL's lock has no file, so a child cannot keep it.
-    lock_fd: int | None = None
+    dialect = POSTGRESQL
 
     def __init__(
         self,
@@ -118,7 +116,8 @@ class PostgresSession:
             f"EXISTS (SELECT FROM pg_catalog.pg_locks WHERE {self._is_lock} AND pid = pg_catalog.pg_backend_pid())"
         )
         connection.isolation_level = self._isolation
-        ((self._pid,),) = self._rows("SELECT pg_catalog.pg_backend_pid()")
+        #: As the server sees it: a pooler tells another.
+        self.backend = int(self._rows("SELECT pg_catalog.pg_backend_pid()")[0][0])
         self._refuse_pooler(pooler)
         self._settings = self._set(session_settings(connection.info.server_version, connect_arguments, address.schema))
         self._schema = address.schema
@@ -127,7 +126,7 @@ class PostgresSession:
 
     def _refuse_pooler(self, allowed: bool) -> None:
         """A pooler shows a backend pid of its own making; one that shares sessions gives ours to a second client."""
-        if self.connection.info.backend_pid == self._pid:
+        if self.connection.info.backend_pid == self.backend:
             return
         where = f"DATABASE_URL is '{self.address.masked}', which leads to a pooler (PgBouncer or the like)"
         right = "right would be STARTUP_DATABASE_URL with the server's own address"
@@ -154,7 +153,7 @@ class PostgresSession:
         def ask() -> bool:
             with psycopg.connect(**{"connect_timeout": int(ASIDE), **self._arguments}) as second:
                 return any(
-                    self._rows(pid) != [(self._pid,)] or second.execute(pid).fetchall() == [(self._pid,)]
+                    self._rows(pid) != [(self.backend,)] or second.execute(pid).fetchall() == [(self.backend,)]
                     for _ in range(POOLER_PROBES)
                 )
 
@@ -191,49 +190,52 @@ class PostgresSession:
         return self._schema or ""
 
     def qualify(self, name: str) -> str:
-        """*name* as an identifier that means the same table whatever the search_path is now."""
-        return ".".join('"' + part.replace('"', '""') + '"' for part in (self.schema, name) if part)
+        return ".".join(self.dialect.quote(part) for part in (self.schema, name) if part)
 
     def ensure_schema(self) -> None:
-        """Create the address's schema where it is missing. Under the lock only: IF NOT EXISTS does not bear races.
-
-        SettingError when this role may not.
-        """
+        """See :meth:`startup.database.session.Session.ensure_schema`. SettingError when this role may not."""
         import psycopg
 
+        self.execute(f"SELECT pg_catalog.pg_advisory_xact_lock({_CREATION})")
         name = self.address.schema
         if name and not self.execute("SELECT 1 FROM pg_catalog.pg_namespace WHERE nspname = %s", [name]):
             try:
-                self.execute('CREATE SCHEMA "' + name.replace('"', '""') + '"')
+                self.execute(f"CREATE SCHEMA {self.dialect.quote(name)}")
             except psycopg.errors.InsufficientPrivilege as error:
                 raise SettingError(
                     f"DATABASE_URL asks for the schema '{name}', which is not there and which this role may not create "
                     f"({one_line(error)}): right would be CREATE SCHEMA by the database's owner, or another ?schema="
                 ) from error
+        if not self.schema:
+            path = self.execute("SELECT pg_catalog.current_setting('search_path')")[0][0]
+            raise TaskFailed(f"no schema to keep tables in: none of {path} exists: create it, or name one by ?schema=")
 
-    def has_table(self, name: str) -> bool:
-        """Is there a table of this name in the session's own schema?"""
-        return bool(
-            self.execute(
-                "SELECT 1 FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace"
-                " WHERE n.nspname = %s AND c.relname = %s AND c.relkind IN ('r', 'p')",
-                [self.schema, name],
-            )
-        )
-
-    def columns(self, table: str) -> set[str]:
-        """The names of the columns of a table in the session's own schema."""
+    def tables(self, *names: str) -> dict[str, set[str]]:
         rows = self.execute(
-            "SELECT a.attname FROM pg_catalog.pg_attribute a JOIN pg_catalog.pg_class c ON c.oid = a.attrelid"
+            "SELECT n.nspname, c.relname, a.attname FROM pg_catalog.pg_class c"
             " JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace"
-            " WHERE n.nspname = %s AND c.relname = %s AND a.attnum > 0 AND NOT a.attisdropped",
-            [self.schema, table],
+            " LEFT JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped"
+            " WHERE n.nspname = coalesce(%s, pg_catalog.current_schema()) AND c.relname = ANY (%s)"
+            " AND c.relkind IN ('r', 'p')",
+            [self._schema or None, list(names)],
         )
-        return {name for (name,) in rows}
+        found: dict[str, set[str]] = {}
+        for schema, table, column in rows:
+            self._schema = schema
+            found.setdefault(table, set()).update([column] if column else ())
+        return found
+
+    def may_write(self, table: str) -> bool:
+        rights = ("SELECT", "INSERT", "UPDATE")
+        rows = self.execute(
+            "SELECT pg_catalog.current_setting('transaction_read_only') = 'off'"
+            + "".join(f" AND pg_catalog.has_table_privilege(%s, '{right}')" for right in rights),
+            [self.qualify(table)] * len(rights),
+        )
+        return bool(rows[0][0])
 
     @property
     def read_only(self) -> str:
-        """Why nothing can be written through this session, in words; '' when it can."""
         ((standby, off),) = self.execute(
             "SELECT pg_catalog.pg_is_in_recovery(), pg_catalog.current_setting('transaction_read_only') = 'on'"
         )
@@ -243,7 +245,6 @@ class PostgresSession:
 
     @property
     def dead_peer_seconds(self) -> float:
-        """After this many seconds a node that lost its connection has noticed (:meth:`watch` included)."""
         return dead_peer_seconds(self._arguments) + 2 * WATCH
 
     # Work
@@ -269,6 +270,51 @@ class PostgresSession:
         with self._alive(), ClientCursor(self.connection) as cursor:
             cursor.execute("; ".join(cursor.mogrify(sql, parameters) for sql, parameters in statements))
 
+    def execute_script(self, text: str, statements: Sequence[Statement]) -> None:
+        """All of them in one message: no round trip and no savepoint for each. AtStatement for the one that fails."""
+        if not statements:
+            return
+        import psycopg
+
+        class Counting(psycopg.Cursor[Any]):
+            count = 0
+
+            def _check_results(self, results: list[Any]) -> None:
+                self.count = len(results)
+                super()._check_results(results)
+
+        first, last = statements[0], statements[-1]
+        with Counting(self.connection) as cursor:
+            try:
+                cursor.execute(text[first.offset : last.offset + len(last.text)].encode(), prepare=False)
+            except psycopg.Error as error:
+                if error.diag.statement_position:
+                    raise AtStatement(error, first.place(error)) from error
+                if 0 < cursor.count <= len(statements):  # the result of the one that failed is the last
+                    raise AtStatement(error, statements[cursor.count - 1].offset) from error
+                raise
+
+    @property
+    def in_transaction(self) -> bool:
+        from psycopg.pq import TransactionStatus
+
+        return bool(self.connection.info.transaction_status != TransactionStatus.IDLE)
+
+    def limit_table_locks(self, seconds: float) -> None:
+        """lock_timeout of the session, as of :meth:`reset` it is none."""
+        self.execute("SELECT pg_catalog.set_config('lock_timeout', %s, false)", [str(round(seconds * 1000))])
+
+    @contextmanager
+    def as_itself(self) -> Iterator[None]:
+        """Without the role that was taken by SET ROLE; that is taken again."""
+        role = self.execute("SELECT pg_catalog.current_setting('role')")[0][0]
+        if role == "none":
+            yield
+            return
+        self.execute("RESET ROLE")
+        yield
+        self.execute(f"SET ROLE {self.dialect.quote(role)}")
+
     @contextmanager
     def _alive(self) -> Iterator[None]:
         """Turn the end of the session, however it shows, into what it means for the lock."""
@@ -293,39 +339,55 @@ class PostgresSession:
     @contextmanager
     def transaction(
         self, before_commit: Callable[[], None] | None = None, table_lock_timeout: float | None = None
-    ) -> Iterator[int]:
-        """BEGIN ... COMMIT, ROLLBACK when the block raises. Not nested. Gives the transaction's id.
+    ) -> Iterator[None]:
+        """See :meth:`startup.database.session.Session.transaction`; LockLost where the block let the lock go.
 
-        *table_lock_timeout* is lock_timeout in the block, in seconds; None leaves the session's own.
-        *before_commit* runs in the same transaction after the block was found not to have committed by itself
-        (TaskFailed) nor to have let the lock go (LockLost): for what must commit together with it. In the block
-        psycopg refuses ``commit()``, ``rollback()`` and ``with connection:``.
+        In the block psycopg refuses ``commit()``, ``rollback()`` and ``with connection:``.
         """
         import psycopg
-        from psycopg.pq import TransactionStatus
 
-        if self.connection.info.transaction_status != TransactionStatus.IDLE:
+        if self.in_transaction:
             raise RuntimeError("a transaction is open already")
-        with self._alive(), self.connection.transaction():
-            try:
-                ((ours, _),) = self._rows(
-                    "SELECT pg_catalog.txid_current(), pg_catalog.set_config('lock_timeout', coalesce(%s,"
-                    " pg_catalog.current_setting('lock_timeout')), true)",
-                    [None if table_lock_timeout is None else str(round(table_lock_timeout * 1000))],
-                )
-            except psycopg.errors.ReadOnlySqlTransaction as error:
-                raise Unreachable(f"the database at {self.address.masked} cannot be written to: {error}") from error
-            try:
-                yield ours
-            except psycopg.Rollback as error:
-                raise TaskFailed(_COMMITTED) from error
-            except BaseException:
-                self._settle()
-                raise
-            self._require_transaction(ours)
-            if before_commit is not None:
-                self._rows(_RESTORE + self._settings)  # what follows is not under the block's role or search_path
-                before_commit()
+        ours: int | None = None
+        try:
+            with self._alive(), self.connection.transaction():
+                ours = self._begun(table_lock_timeout)
+                try:
+                    yield
+                except psycopg.Rollback as error:
+                    raise TaskFailed(_COMMITTED) from error
+                except BaseException as error:
+                    self._settle()
+                    if isinstance(error, Exception) and not self.in_transaction:
+                        _raise_ended_inside(error)
+                    raise
+                self._require_transaction(ours)
+                if before_commit is not None:
+                    self._rows(_RESTORE + self._settings)  # what follows is not under the block's role or search_path
+                    before_commit()
+        except Exception as error:
+            if ours is not None and self._has_committed(ours):  # and had begun another one
+                _raise_ended_inside(error)
+            raise
+
+    def _begun(self, table_lock_timeout: float | None) -> int:
+        """The id of the transaction that is open now, with that limit set in it."""
+        import psycopg
+
+        try:
+            ((ours, _),) = self._rows(
+                "SELECT pg_catalog.txid_current(), pg_catalog.set_config('lock_timeout', coalesce(%s,"
+                " pg_catalog.current_setting('lock_timeout')), true)",
+                [None if table_lock_timeout is None else str(round(table_lock_timeout * 1000))],
+            )
+        except psycopg.errors.ReadOnlySqlTransaction as error:
+            raise Unreachable(f"the database at {self.address.masked} cannot be written to: {error}") from error
+        return int(ours)
+
+    def _has_committed(self, transaction: int) -> bool:
+        with suppress(Exception):  # what failed before stands
+            return self._rows("SELECT pg_catalog.txid_status(%s)", [transaction]) == [("committed",)]
+        return False
 
     def _require_transaction(self, ours: int) -> None:
         """The transaction that runs must be the one that was begun, and the lock, if it was had, still there."""
@@ -333,7 +395,7 @@ class PostgresSession:
 
         status = self.connection.info.transaction_status
         if status == TransactionStatus.INERROR:
-            raise TaskFailed("a statement failed and nobody minded: the transaction can only be rolled back")
+            raise TaskFailed("a statement failed and its error was swallowed: the transaction is rolled back")
         if status == TransactionStatus.IDLE:
             raise EndedInside(_COMMITTED)
         ((now, locked),) = self._rows(f"SELECT pg_catalog.txid_current_if_assigned(), {self._lock_is_ours}")
@@ -390,12 +452,10 @@ class PostgresSession:
             rows = self._rows(left)
 
     def cancel(self) -> None:
-        """End the statement that runs now, from another thread or a signal handler. Never raises."""
         with suppress(Exception):
             self.connection.cancel_safe(timeout=ASIDE)
 
     def close(self) -> None:
-        """Close the session, and with it the lock."""
         self._held = False
         self.connection.close()
 
@@ -410,21 +470,19 @@ class PostgresSession:
             self.require_lock()
             return True
         ((pid, self._held),) = self.execute(
-            f"SELECT pg_catalog.pg_backend_pid(), CASE WHEN pg_catalog.pg_backend_pid() <> {self._pid}"
+            f"SELECT pg_catalog.pg_backend_pid(), CASE WHEN pg_catalog.pg_backend_pid() <> {self.backend}"
             f" OR pg_catalog.pg_is_in_recovery() THEN false ELSE pg_catalog.pg_try_advisory_lock({self._key}) END"
         )
         self._require_backend(pid)
         return self._held
 
     def unlock(self) -> None:
-        """Let the lock go; LockLost when it was not held any more."""
         ((released,),) = self.execute(f"SELECT pg_catalog.pg_advisory_unlock({self._key})")
         self._held = False
         if not released:
             raise self._let_go()
 
     def require_lock(self) -> None:
-        """LockLost unless this very session holds the lock now."""
         if not self._held:
             raise LockLost("the lock is not held")
         ((pid, locked),) = self.execute(f"SELECT pg_catalog.pg_backend_pid(), {self._lock_is_ours}")
@@ -433,10 +491,10 @@ class PostgresSession:
             raise self._let_go()
 
     def _require_backend(self, pid: int) -> None:
-        if pid != self._pid:
+        if pid != self.backend:
             self._held = False
             raise LockLost(
-                f"the database session changed under us (backend {self._pid}, then {pid}), so no lock holds: "
+                f"the database session changed under us (backend {self.backend}, then {pid}), so no lock holds: "
                 "a pooler in between shares sessions; right would be STARTUP_DATABASE_URL with the server's own address"
             )
 
@@ -447,86 +505,57 @@ class PostgresSession:
             "another node may have taken over; a restart goes on where the ledger stands"
         )
 
-    def watch(self, on_lost: Callable[[], None]) -> AbstractContextManager[None]:
-        """While a command runs: look the lock up every second, and call *on_lost* once, on a thread, if it is gone."""
-        return watching(self.require_lock, on_lost, WATCH)
-
     def holder(self) -> Holder | None:
         """Who holds the lock, as far as this role may see it."""
-        rows = self.execute(
-            "SELECT a.pid, a.usename, a.application_name, pg_catalog.host(a.client_addr),"
-            " extract(epoch FROM pg_catalog.clock_timestamp() - a.backend_start)::bigint,"
-            " a.state, extract(epoch FROM pg_catalog.clock_timestamp() - a.state_change)::bigint, a.query"
-            f" FROM (SELECT pid FROM pg_catalog.pg_locks WHERE {self._is_lock}) l JOIN pg_catalog.pg_stat_activity a"
-            " USING (pid)"
-        )
-        if not rows:
-            return None
-        pid, user, application, host, age, state, since, query = rows[0]
-        ours = str(application or "").startswith(APPLICATION)
-        parts = [f"pid {pid}", f"user {user}"]
-        if application and not ours:
-            parts.append(f"application {application}")
-        if host:
-            parts.append(f"from {host}")
-        if age is not None:
-            parts.append(f"connected for {age} s")
-        doing = f"for {since} s: {_statement(query)}" if state == "active" else f"no statement for {since} s"
-        node = application[len(APPLICATION) :] if ours else ""
-        cut = ours and len(application.encode()) > NAME_BYTES - 4  # not in the middle of a character
-        return Holder(node, detail=", ".join(parts), pid=pid, cut=cut, doing=doing if state else "")
+        rows = self.execute(activity.HOLDER.format(is_lock=self._is_lock))
+        return activity.holder(*rows[0]) if rows else None
 
     def connected(self) -> set[str] | None:
         """The nodes that have a session now, this one aside, by what is kept of their names (63 bytes)."""
-        rows = self.execute(
-            f"SELECT pg_catalog.substr(application_name, {len(APPLICATION) + 1}) FROM pg_catalog.pg_stat_activity"
-            f" WHERE pg_catalog.left(application_name, {len(APPLICATION)}) = '{APPLICATION}'"
-            " AND datname = pg_catalog.current_database() AND pid <> pg_catalog.pg_backend_pid()"
-        )
-        return {name for (name,) in rows}
+        return {name for (name,) in self.execute(activity.CONNECTED)}
 
     def blockers(self, pid: int | None = None) -> list[str]:
         """The sessions that this one (or process *pid*) waits for, each in words; asked on a second connection."""
         try:
-            rows = self._aside(
-                "SELECT b.pid, a.usename, a.application_name, pg_catalog.host(a.client_addr), a.state, a.query,"
-                " extract(epoch FROM pg_catalog.clock_timestamp() - a.xact_start)::bigint"
-                f" FROM (SELECT DISTINCT pg_catalog.unnest(pg_catalog.pg_blocking_pids({pid or self._pid})) AS pid) b"
-                " LEFT JOIN pg_catalog.pg_stat_activity a ON a.pid = b.pid ORDER BY a.xact_start, b.pid"
-            )
+            rows = self.aside(activity.BLOCKERS.format(pid=pid or self.backend))
         except Exception as error:
             log.debug(f"cannot see what blocks this session: {one_line(error)}")
             return []
-        return [_describe(*row) for row in rows]
+        return [activity.blocker(*row) for row in rows]
 
-    def _aside(self, sql: str) -> list[Row]:
+    def progress(self) -> list[str]:
+        """How far an index build is, and who waits for us; asked on a second connection."""
+        lines = [activity.build(*row) for row in self.aside(activity.BUILDS.format(pid=self.backend))]
+        for row in self.aside(activity.WAITERS.format(pid=self.backend)):
+            lines += activity.waiter(*row)
+        return lines
+
+    def invalid_indexes(self) -> list[tuple[str, str]]:
+        """Indexes that are INVALID and not being built, with their tables. None before PostgreSQL 12."""
+        if self.connection.info.server_version < 120000:
+            return []
+        return [(index, table) for index, table in self.execute(activity.INVALID_INDEXES)]
+
+    def aside(self, sql: str) -> list[Row]:
         """Ask *sql* on a short-lived connection of its own, within ASIDE seconds."""
-        import psycopg
 
         def ask() -> list[Row]:
-            with psycopg.connect(**{"connect_timeout": int(ASIDE), **self._arguments}) as connection:
+            with self.second() as connection:
                 return connection.execute(sql).fetchall()
 
         return on_thread(ask, ASIDE, lambda rows: None)
 
+    def second(self) -> psycopg.Connection[Row]:
+        """A second connection to the same database, set up as this one."""
+        import psycopg
 
-def _describe(pid: int, user: str, application: str, host: str, state: str, query: str, age: int | None) -> str:
-    """One blocking session on one line; a prepared transaction has no process, and shows as pid 0."""
-    if not pid:
-        return "a prepared transaction (see pg_prepared_xacts)"
-    parts = [f"pid {pid}", f"user {user}"]
-    if application:
-        parts.append(f"application {application}")
-    if host:
-        parts.append(f"from {host}")
-    parts.append(
-        (state or "state not shown to this role") + (f", in a transaction for {age} s" if age is not None else "")
-    )
-    statement = _statement(query)
-    return ", ".join(parts) + (f": {statement}" if statement else "")
+        connection = psycopg.connect(**{"connect_timeout": int(ASIDE), **self._arguments})
+        connection.execute(self._settings)
+        return connection
 
 
-def _statement(query: str | None) -> str:
-    """SQL on one line, and not too long a one."""
-    statement = " ".join((query or "").split())
-    return f"{statement[:200]}..." if len(statement) > 200 else statement
+def _raise_ended_inside(error: Exception) -> NoReturn:
+    """For a block that ended its transaction and then failed with *error*, unless that says enough."""
+    if isinstance(error, StartupError) and type(error) is not TaskFailed:  # a lost lock, or EndedInside
+        raise error
+    raise EndedInside(f"{_COMMITTED}; then it failed: {type(error).__name__}: {error}") from error

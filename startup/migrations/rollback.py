@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 
-from startup.database.session import Session
+from startup.database.session import Dialect, Session
+from startup.database.statement import line_of
 from startup.errors import SettingError, TaskFailed
 from startup.log import say
 from startup.log import warn as say_warning
-from startup.migrations import files, side, sqltext, tables, yoyos
-from startup.migrations.execute import Job, Work
+from startup.migrations import files, sqltext, tables, yoyo_guard, yoyos
+from startup.migrations.apply import Applier, Unit
 from startup.migrations.files import Catalog, Migration
 from startup.migrations.tables import Marks, State
 
@@ -41,20 +42,20 @@ def rollback(
     state = tables.pending(session, catalog)
     chosen = _newest(state, catalog, count)
     steps = yoyos.load(chosen, catalog)
-    jobs = [_job(migration, steps.get(migration.id), catalog, session.dialect) for migration in chosen]
+    units = [_unit(migration, steps.get(migration.id), catalog, session.dialect) for migration in chosen]
     yoyos.create_tables(session, node)
-    marks = Marks(session, tables.schema_prefix(session), node)
+    marks = Marks(session, node)
     done: list[str] = []
-    with side.hold_off_stock_yoyo(session, marks.prefix, deadline, report, warn) as barrier:
-        work = Work(session, marks, node, table_lock_timeout, deadline, report, warn, barrier)
+    with yoyo_guard.hold_off_stock_yoyo(session, deadline, report, warn) as barrier:
+        applier = Applier(session, marks, table_lock_timeout, deadline, report, warn, barrier)
         if tables.pending(session, catalog).applied != state.applied:
             raise TaskFailed("another process has changed the database's migrations meanwhile: nothing is taken back")
-        for number, job in enumerate(jobs, 1):
-            what = f"rollback {number} of {len(jobs)}: {job.migration.id}"
+        for number, unit in enumerate(units, 1):
+            what = f"rollback {number} of {len(units)}: {unit.migration.id}"
             before = f"committed: {', '.join(done)} taken back" if done else "committed: nothing"
-            seconds = _take_back(work, job.named(what, before))
+            seconds = _take_back(applier, unit.named(what, before))
             report(f"{what} done in {seconds:.2f} s")
-            done.append(job.migration.id)
+            done.append(unit.migration.id)
     return done
 
 
@@ -80,14 +81,14 @@ def _newest(state: State, catalog: Catalog, count: int) -> list[Migration]:
     return chosen
 
 
-def _job(migration: Migration, steps: yoyos.Steps | None, catalog: Catalog, dialect: sqltext.Dialect) -> Job:
+def _unit(migration: Migration, steps: yoyos.Steps | None, catalog: Catalog, dialect: Dialect) -> Unit:
     if steps is not None:
         if numbers := steps.without_rollback():
             raise TaskFailed(
                 f"{migration.path}: step {', '.join(map(str, numbers))} has no rollback: step(apply, rollback). "
                 "Nothing is taken back"
             )
-        return Job("", migration, migration.path, migration.text, "rollback", steps.transactional, None, steps)
+        return Unit("", migration, migration.path, migration.text, "rollback", steps.transactional, None, steps)
     path = migration.rollback_path
     if not os.path.exists(path):
         raise TaskFailed(f"{migration.path}: there is no {path} to take it back with. Nothing is taken back")
@@ -95,13 +96,17 @@ def _job(migration: Migration, steps: yoyos.Steps | None, catalog: Catalog, dial
     transactional = catalog.script(migration, dialect).transactional
     script = sqltext.parse(text, dialect, transactional=transactional)
     if script.faults:
-        lines = [f"{path}:{sqltext.line_of(text, fault.offset)}: {fault.message}" for fault in script.faults]
+        lines = [f"{path}:{line_of(text, fault.offset)}: {fault.message}" for fault in script.faults]
         raise TaskFailed("\n".join([*lines, "nothing is taken back"]))
-    return Job("", migration, path, text, "rollback", transactional, script, None)
+    return Unit("", migration, path, text, "rollback", transactional, script, None)
 
 
-def _take_back(work: Work, job: Job) -> float:
+def _take_back(applier: Applier, unit: Unit) -> float:
     def record(seconds: float) -> None:
-        work.marks.taken_back(job.migration)
+        applier.marks.taken_back(unit.migration)
 
-    return work.transactional(job, record) if job.transactional else work.by_statement(job, tables.ROLLBACK, record)
+    return (
+        applier.transactional(unit, record)
+        if unit.transactional
+        else applier.by_statement(unit, tables.ROLLBACK, record)
+    )

@@ -1,0 +1,32 @@
+"""PostgreSQL's SQL, as far as it is not everybody's."""
+
+from __future__ import annotations
+
+from startup.database.session import Dialect
+from startup.database.statement import Split
+
+#: lock_not_available, deadlock_detected, serialization_failure: the same file may well pass a moment later.
+TRY_AGAIN = ("55P03", "40P01", "40001")
+
+
+class PostgresDialect(Dialect):
+    """See :class:`startup.database.session.Dialect`."""
+
+    now = "pg_catalog.clock_timestamp()"
+    a_day_ago = "pg_catalog.clock_timestamp() - interval '1 day'"
+    timestamp = "timestamptz"
+    yoyo_backend = "yoyo.backends.core.postgresql:PostgresqlPsycopgBackend"
+    concurrent_indexes = True
+
+    def split(self, text: str) -> Split:
+        """See :mod:`startup.database.postgres.splitter`."""
+        from startup.database.postgres.splitter import split
+
+        return split(text)
+
+    def may_pass_later(self, error: BaseException) -> bool:
+        """By SQLSTATE."""
+        return getattr(error, "sqlstate", None) in TRY_AGAIN
+
+
+POSTGRESQL = PostgresDialect()

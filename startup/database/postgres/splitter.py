@@ -1,0 +1,123 @@
+"""Where PostgreSQL's statements begin and end: its manual's "Lexical Structure", psql's rules for ``BEGIN ATOMIC``."""
+
+from __future__ import annotations
+
+import re
+
+from startup.database.statement import COMMENT, Fault, Range, Split, Statement, line_at
+
+_INTERESTING = re.compile(
+    r"""--[^\n]*|/\*|(?<![\w$])[eE]'|['"]|(?<![\w$])\$(?:[A-Za-z_\x80-\U0010ffff][\w]*)?\$|[;()\\]"""
+    r"""|(?<![\w$])(?:begin|case|end)(?![\w$])""",
+    re.IGNORECASE,
+)
+# A statement with nothing in it that needs a closer look, as large files have them by the thousand: no body that could
+# hold a semicolon (CREATE); no comment, dollar or backslash outside strings, none in '...'; strings of one line,
+# parentheses one level deep. Matched within _SHORT characters only: `re` remembers each character that it could give
+# back, which takes a hundred times the text's memory.
+_SHORT = 2000
+_NO_MARK = r"(?:[^'\"$;()\\/-]|-(?!-)|/(?!\*))*"
+_STRING = r"(?:'[^'\\\n]*'|\"[^\"\n]*\")"
+_PLAIN = re.compile(
+    rf"\s*((?!create\b)[a-z]{_NO_MARK}(?:(?:{_STRING}|\({_NO_MARK}(?:{_STRING}{_NO_MARK})*\)){_NO_MARK})*;)",
+    re.IGNORECASE,
+)
+_ESCAPED_END = re.compile(r"(?:[^'\\]|\\.|'')*'", re.DOTALL)
+_ROUTINE = re.compile(r"create\s+(?:or\s+replace\s+)?(?:function|procedure)\b", re.IGNORECASE)
+_SPACE = re.compile(r"\s*")
+_FED = "COPY FROM stdin / TO stdout is for psql, which feeds it: write INSERT, or COPY in a Python migration"
+_COPY = re.compile(r"copy\s[^']*?\b(?:from\s+stdin|to\s+stdout)\b", re.IGNORECASE)
+
+
+def split(text: str) -> Split:
+    """PostgreSQL's statements in *text*, its first fault if it cannot be split, and its strings of several lines."""
+    whole = _split(text)
+    whole.faults.extend(Fault(one.offset, _FED) for one in whole.statements if _COPY.match(one.text))
+    return whole
+
+
+def _split(text: str) -> Split:
+    statements: list[Statement] = []
+    quoted: list[Range] = []
+    start = -1  # of the statement that is being read
+    position = depth = blocks = 0
+    end = len(text)
+
+    def ended(offset: int, message: str) -> Split:
+        """What comes after this fault cannot be split: the reading ends here."""
+        first = start if start >= 0 else offset
+        return Split([*statements, Statement(text[first:], first)], [Fault(offset, message)], quoted)
+
+    while position < end:
+        if start < 0 and (plain := _PLAIN.match(text, position, position + _SHORT)):
+            statements.append(Statement(plain.group(1), plain.start(1)))
+            position = plain.end()
+            continue
+        found = _INTERESTING.search(text, position)
+        stop = found.start() if found else end
+        if start < 0:
+            space = _SPACE.match(text, position, stop)
+            assert space is not None
+            if space.end() < stop:
+                start = space.end()
+        if found is None:
+            break
+        token, position = found.group(), found.end()
+        if token.startswith("--"):
+            continue
+        if token == "/*":
+            position = _comment_end(text, position)
+            if position < 0:
+                return ended(stop, "a comment (/*) starts here and never ends")
+            continue
+        if token == ";" and depth <= 0 and not blocks:
+            if start >= 0:
+                statements.append(Statement(text[start:position], start))
+            start, depth = -1, 0
+            continue
+        if start < 0:
+            start = stop
+        if token in ("'", '"'):
+            position = text.find(token, position) + 1
+            if not position:
+                return ended(
+                    stop, ("a string (')" if token == "'" else 'a quoted name (")') + " starts here and never ends"
+                )
+        elif token in ("e'", "E'"):
+            close = _ESCAPED_END.match(text, position)
+            if close is None:
+                return ended(stop, "a string (E') starts here and never ends")
+            position = close.end()
+        elif token.startswith("$"):
+            position = text.find(token, position)
+            if position < 0:
+                return ended(stop, f"a string ({token}) starts here and never ends")
+            position += len(token)
+        elif token == "(":
+            depth += 1
+        elif token == ")":
+            depth -= 1
+        elif token == "\\":
+            command = line_at(text, stop).strip()[:60]
+            return ended(stop, f"psql's own command ({command}) means nothing to the server: write it as SQL")
+        elif token != ";":  # BEGIN ATOMIC ... CASE ... END ... END
+            word = token.lower()
+            if word == "end":
+                blocks = max(blocks - 1, 0)
+            elif blocks or (word == "begin" and _ROUTINE.match(COMMENT.sub(" ", text[start:stop]))):
+                blocks += 1
+        if position - stop > 2 and "\n" in text[stop:position]:
+            quoted.append((stop, position))
+    if start >= 0:
+        statements.append(Statement(text[start:], start))
+    return Split(statements, quoted=quoted)
+
+
+def _comment_end(text: str, position: int) -> int:
+    """Where the comment that was opened before *position* is closed (they nest in PostgreSQL); -1 if it is not."""
+    depth = 1
+    for found in re.compile(r"/\*|\*/").finditer(text, position):
+        depth += 1 if found.group() == "/*" else -1
+        if not depth:
+            return found.end()
+    return -1
