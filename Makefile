@@ -27,7 +27,7 @@ help:
 	@echo 'make demo    the demo app under entrypoint.sh, on SQLite, at http://$(DEMO_HOST):$(DEMO_PORT)/ until Ctrl-C'
 	@echo 'make test    all tests; those that need Docker are skipped, and counted, where there is none'
 	@echo 'make bench   speed and memory against peers, 20 minutes; BENCH_ARGS="--quick 1 3" for some rows, in short'
-	@echo 'make lint    ruff, mypy --strict, shellcheck'
+	@echo 'make lint    ruff, mypy --strict, import-linter, shellcheck'
 	@echo 'make format  what ruff can mend by itself'
 	@echo 'make up      the demo on PostgreSQL: docker compose up --build --wait; make down ends it'
 	@echo 'make clean   remove what make has made'
@@ -53,6 +53,7 @@ lint: $(VENV)/.installed-dev
 	@$(bin)/ruff check
 	@$(bin)/ruff format --check
 	@$(bin)/mypy
+	@$(bin)/lint-imports --no-logo --no-cache
 	@$(bin)/shellcheck --shell=sh entrypoint.sh
 	@$(bin)/shellcheck .ci/run
 

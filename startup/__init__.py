@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 __version__ = "0.1.0"
 __all__ = ["Context", "task"]
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from startup.plan.task import Context, task
 
 
 def __getattr__(name: str) -> object:
     """Import on first use: the launcher and the ping must not pay for what they do not need (PEP 562)."""
-    if name in __all__:
-        from startup.plan import task as tasks
+    if name not in __all__:
+        raise AttributeError(name)
+    from startup.plan import task as tasks
 
-        return getattr(tasks, name)
-    raise AttributeError(name)
+    return getattr(tasks, name)

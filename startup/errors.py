@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-#: sysexits.h: EX_UNAVAILABLE, EX_SOFTWARE, EX_TEMPFAIL, EX_CONFIG; 124 is what timeout(1) exits with.
-UNREACHABLE = 69
+#: The codes are those of sysexits.h, and what timeout(1) exits with. This one is EX_SOFTWARE.
 TASK_FAILED = 70
-LOCK_LOST = 75
-WRONG_SETTING = 78
-PING_TIMEOUT = 124
+#: For entrypoint.sh alone: the app ended while tasks were left, having answered its ping or not.
+APP_ENDED, APP_ENDED_UNANSWERED = 3, 4
 
 
 class StartupError(Exception):
@@ -17,27 +15,25 @@ class StartupError(Exception):
 
     code = TASK_FAILED
 
-
-class TaskFailed(StartupError):
-    """A task raised, exited with another code than 0, or ran out of time."""
-
-    code = TASK_FAILED
-
-
-class SettingError(StartupError):
-    """One or more settings are wrong. Each fault names the variable, its value and what would be right."""
-
-    code = WRONG_SETTING
-
     def __init__(self, *faults: str) -> None:
         self.faults: Sequence[str] = faults
         super().__init__("\n".join(faults))
 
 
+class TaskFailed(StartupError):
+    """A task raised, exited with another code than 0, or ran out of time."""
+
+
+class SettingError(StartupError):
+    """One or more settings are wrong. Each fault names the variable, its value and what would be right."""
+
+    code = 78  # EX_CONFIG
+
+
 class Unreachable(StartupError):
     """The database did not accept a connection in time, or refused it for good."""
 
-    code = UNREACHABLE
+    code = 69  # EX_UNAVAILABLE
 
 
 class Busy(Unreachable):
@@ -47,13 +43,13 @@ class Busy(Unreachable):
 class LockUnavailable(StartupError):
     """The lock could not be had in time."""
 
-    code = LOCK_LOST
+    code = 75  # EX_TEMPFAIL
 
 
 class LockLost(StartupError):
     """The session that holds the lock, or the lock itself, is gone."""
 
-    code = LOCK_LOST
+    code = 75  # EX_TEMPFAIL
 
 
 class EndedInside(TaskFailed):
@@ -63,7 +59,7 @@ class EndedInside(TaskFailed):
 class PingTimeout(StartupError):
     """The app never answered its explicit ping."""
 
-    code = PING_TIMEOUT
+    code = 124
 
 
 class Interrupted(SystemExit):

@@ -9,6 +9,7 @@ entrypoint.sh writes the same.
 from __future__ import annotations
 
 import logging
+import os
 import re
 import sys
 from collections.abc import Callable, Iterator
@@ -36,6 +37,7 @@ def hide(secret: str, *public: str) -> None:
     One that is among the *public* parts of its address, the user's name or the database's, or has three characters
     at most, is masked where a password stands, ``:SECRET@`` and ``password=SECRET``; a short word as a word alone.
     """
+    import json
     from urllib.parse import quote, quote_plus, unquote
 
     if not secret:
@@ -50,12 +52,9 @@ def hide(secret: str, *public: str) -> None:
     forms = {secret, unquote(secret)}
     _secrets.update(forms, map(quote, forms), map(quote_plus, forms), (quote(form, safe="") for form in forms))
     for form in forms:
-        escaped = form.replace("\\", "\\\\")
-        in_json = escaped.replace('"', '\\"')
-        in_ascii = "".join(
-            c if c.isascii() else f"\\u{ord(c):04x}" for c in in_json
-        )  # json.dumps() unless told otherwise
-        _secrets.update((repr(form)[1:-1], in_json, in_ascii, escaped.replace("'", "\\'")))  # psycopg's make_conninfo()
+        _secrets.update(json.dumps(form, ensure_ascii=ascii)[1:-1] for ascii in (True, False))
+        in_quotes = form.replace("\\", "\\\\").replace("'", "\\'")  # psycopg's make_conninfo()
+        _secrets.update((repr(form)[1:-1], in_quotes))
 
 
 def redact(text: str) -> str:
@@ -109,24 +108,22 @@ class JsonFormatter(logging.Formatter):
         from datetime import datetime, timezone
 
         moment = datetime.fromtimestamp(record.created, timezone.utc)
-        fields: dict[str, object] = {
+        event: dict[str, object] = {
             "@timestamp": moment.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
             "log.level": record.levelname.lower(),
             "message": redact(record.getMessage()),
             "host.name": self._node,
             "event.dataset": "startup",
         }
-        extra: dict[str, object] = getattr(record, "fields", {})
-        for name, value in extra.items():
-            if value is None:
-                continue
+        fields: dict[str, object] = getattr(record, "fields", {})
+        for name, value in fields.items():
             if name == "exit_code":
-                fields["process.exit_code"] = value
+                event["process.exit_code"] = value
             elif name == "seconds" and isinstance(value, int | float):
-                fields["event.duration"] = round(value * 1e9)  # ECS: in nanoseconds
-            else:
-                fields[f"startup.{name}"] = redact_all(value)
-        return json.dumps(fields, ensure_ascii=False, default=str)
+                event["event.duration"] = round(value * 1e9)  # ECS: in nanoseconds
+            elif value is not None:
+                event[f"startup.{name}"] = redact_all(value)
+        return json.dumps(event, ensure_ascii=False, default=str)
 
 
 def configure(level: str = "info", form: str = "text", node: str = "") -> None:
@@ -134,8 +131,6 @@ def configure(level: str = "info", form: str = "text", node: str = "") -> None:
 
     Bears any value: a wrong one is the settings' to tell, and the default stands in until then.
     """
-    import os
-
     # a closed stderr is None
     colour = sys.stderr is not None and sys.stderr.isatty() and not os.environ.get("NO_COLOR")
     handler = logging.StreamHandler(sys.stderr)

@@ -11,7 +11,7 @@ from typing import Any
 
 from startup.database.session import Row, Session
 from startup.errors import TaskFailed
-from startup.migrations import tables
+from startup.migrations import failure, tables
 
 #: Seconds between two lines about a wait that goes on.
 EVERY = 10.0
@@ -69,8 +69,6 @@ def _insert_row(
     report: Callable[[str], None],
     warn: Callable[[str], None],
 ) -> None:
-    import psycopg
-
     table = session.qualify(tables.YOYOS_LOCK)
     wait = Patience("the migrations wait for", seconds_left, report)
     while True:
@@ -90,13 +88,15 @@ def _insert_row(
                 (datetime.now(timezone.utc).replace(tzinfo=None), os.getpid()),
             )
             return
-        except (psycopg.errors.LockNotAvailable, psycopg.errors.UniqueViolation):
+        except Exception as error:
             connection.execute("ROLLBACK")
+            state = failure.sqlstate(error)
+            if state == "42501":  # insufficient_privilege
+                warn(f"a 'yoyo apply' started by hand would not wait: {str(error).splitlines()[0]}")
+                return
+            if state not in ("55P03", "23505"):  # lock_not_available, unique_violation
+                raise
             wait.a_moment("another process that holds yoyo's lock")
-        except psycopg.errors.InsufficientPrivilege as error:
-            connection.execute("ROLLBACK")
-            warn(f"a 'yoyo apply' started by hand would not wait: {error.diag.message_primary}")
-            return
 
 
 class Patience:

@@ -10,11 +10,14 @@ from collections.abc import Iterator
 from startup import log
 from startup.errors import SettingError
 from startup.plan.planner import PHASES, Plan, Planner
+from startup.process.interrupts import Interrupts
 from startup.settings.settings import Settings
+from startup.verbs import common
 
 
-def describe(arguments: argparse.Namespace, settings: Settings) -> int:
+def describe(arguments: argparse.Namespace, interrupts: Interrupts) -> int:
     """Tasks, hooks and settings as resolved, with where each came from; secrets are masked."""
+    settings = common.load(warn=True)
     planner = Planner(settings)
     plans = {phase: planner.plan(phase) for phase in PHASES}
     if not arguments.json:

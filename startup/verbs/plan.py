@@ -13,16 +13,18 @@ from startup.plan.task import Task
 from startup.process.interrupts import Interrupts
 from startup.run.cluster import Cluster
 from startup.settings.settings import Settings
+from startup.verbs import common
 
 
-def plan(arguments: argparse.Namespace, settings: Settings) -> int:
+def plan(arguments: argparse.Namespace, interrupts: Interrupts) -> int:
     """What ``init`` would run, and why not the rest. Opens the database to look, changes nothing."""
+    settings = common.load(warn=True)
     planner = Planner(settings)
     resolved = planner.plan("post_start")
     planner.check()
     for warning in resolved.warnings:
         log.warn(warning)
-    cluster, why = Cluster(settings, Interrupts(), lambda: connect(settings)), ""
+    cluster, why = Cluster(settings, interrupts, lambda: connect(settings)), ""
     try:
         if resolved.clustered:
             cluster.open()

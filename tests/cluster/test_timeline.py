@@ -94,10 +94,10 @@ class TestTheBars:
         drawn = bars(project)
         assert re.search(f"running: {SLOW}migrate", drawn["runner"])
         assert re.search(rf"waiting: {SLOW}waited [\d.]+ s for the lock", drawn["node0"])
-        said = status(project)
-        assert re.search(r"lock +runner holds it \(pid \d+, user app, .*connected for \d+ s\)", said)
-        assert re.search(r"it runs task 2 of 2, plans, for \d+ s now", said)
-        assert re.search(r"its session: no statement for \d+ s", said)
+        output = status(project)
+        assert re.search(r"lock +runner holds it \(pid \d+, user app, .*connected for \d+ s\)", output)
+        assert re.search(r"it runs task 2 of 2, plans, for \d+ s now", output)
+        assert re.search(r"its session: no statement for \d+ s", output)
 
     def test_a_statement_that_runs_is_shown(self, project: Project, wait_until: Any) -> None:
         project.migration("0001_slow", "SELECT pg_sleep(30)")
@@ -187,16 +187,16 @@ class TestTheTerminal:
             stdout=theirs,
         )
         os.close(theirs)
-        said = b""
+        output = b""
         while True:
             try:
                 piece = os.read(ours, 4096)
             except OSError:  # Linux: EIO once the other side is closed
                 break
-            said += piece
+            output += piece
         os.close(ours)
-        assert process.wait(20) == 0 and b"timeline" in said
-        assert (b"\033[" in said) == coloured
+        assert process.wait(20) == 0 and b"timeline" in output
+        assert (b"\033[" in output) == coloured
 
 
 class TestWhoWrites:

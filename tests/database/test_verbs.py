@@ -117,12 +117,12 @@ def test_plan_says_what_would_run_and_why_not_the_rest_and_changes_nothing(image
         "STARTUP_TASK_SKIPPED": "touch ran",
         "STARTUP_SKIP_TASKS": "skipped",
     }
-    said = ok(image, "plan", **settings)
+    output = ok(image, "plan", **settings)
     for words in (
         *("1. migrate", "2 of 2 migrations are pending", "0001_users", "CREATE TABLE plans", "2. insert_users"),
         *("3. seed (once", "4. warm (local", "skipped is left out", "STARTUP_SKIP_TASKS"),
     ):
-        assert words in said, words
+        assert words in output, words
     assert tables(image, query) == set() and not (image.directory / "ran").exists()
     if image.environ["DATABASE_URL"].startswith("sqlite"):
         assert not list(image.directory.glob("test.db*"))
@@ -131,8 +131,8 @@ def test_plan_says_what_would_run_and_why_not_the_rest_and_changes_nothing(image
 @BOTH
 def test_plan_after_init_says_that_all_is_done(image: Any) -> None:
     ok(image, "init")
-    said = ok(image, "plan")
-    assert "nothing is pending" in said and "insert_users" in said and "is done already" in said
+    output = ok(image, "plan")
+    assert "nothing is pending" in output and "insert_users" in output and "is done already" in output
 
 
 @BOTH
@@ -160,46 +160,46 @@ def test_plan_of_nothing_says_so(startup: Any) -> None:
 
 @BOTH
 def test_status_before_anything_ran_shows_what_is_pending_and_makes_nothing(image: Any, query: Any) -> None:
-    said = ok(image, "status")
-    assert "0 applied, 2 pending" in said and "0002_plans" in said and "free" in said
+    output = ok(image, "status")
+    assert "0 applied, 2 pending" in output and "0002_plans" in output and "free" in output
     assert tables(image, query) == set()
-    found = json.loads(ok(image, "status", "--json"))
-    assert found["migrations"]["pending"] == ["0001_users", "0002_plans"]
-    assert found["lock"] is None and found["run"] is None and found["ledger"] == []
+    report = json.loads(ok(image, "status", "--json"))
+    assert report["migrations"]["pending"] == ["0001_users", "0002_plans"]
+    assert report["lock"] is None and report["run"] is None and report["ledger"] == []
     assert not list(image.directory.glob("test.db*"))
 
 
 @BOTH
 def test_status_shows_migrations_ledger_and_the_last_run(image: Any) -> None:
     ok(image, "init", STARTUP_RELEASE="7")
-    said = ok(image, "status")
+    output = ok(image, "status")
     for words in ("2 applied, 0 pending", "insert_users", "change", "done", "node-a", "free"):
-        assert words in said
-    found = json.loads(ok(image, "status", "--json"))
-    assert found["migrations"]["applied"] == ["0001_users", "0002_plans"]
-    (entry,) = found["ledger"]
+        assert words in output
+    report = json.loads(ok(image, "status", "--json"))
+    assert report["migrations"]["applied"] == ["0001_users", "0002_plans"]
+    (entry,) = report["ledger"]
     assert (entry["task"], entry["policy"], entry["state"], entry["node"], entry["release"]) == (
         *("insert_users", "change", "done", "node-a", "7"),
     )
-    assert found["run"]["state"] == "done" and found["run"]["node"] == "node-a"
+    assert report["run"]["state"] == "done" and report["run"]["node"] == "node-a"
 
 
 def test_status_tells_every_time_in_utc_wherever_the_server_is(image: Any, url: str, database: str, query: Any) -> None:
     ok(image, "init")
     query(url, f"ALTER DATABASE {database} SET timezone = 'Asia/Tokyo'")
-    found = json.loads(ok(image, "status", "--json"))
-    times = [found["run"]["started_at"], found["run"]["changed_at"], found["ledger"][0]["finished_at"]]
+    report = json.loads(ok(image, "status", "--json"))
+    times = [report["run"]["started_at"], report["run"]["changed_at"], report["ledger"][0]["finished_at"]]
     assert [moment[-6:] for moment in times] == ["+00:00"] * 3
-    said = ok(image, "status")
-    assert times[1][:19] in said and times[2][:19] in said
+    output = ok(image, "status")
+    assert times[1][:19] in output and times[2][:19] in output
 
 
 @BOTH
 def test_status_shows_a_failure_and_its_error(image: Any) -> None:
     assert image("init", STARTUP_TASKS="bad", STARTUP_TASK_BAD="exit 3").returncode == 70
-    found = json.loads(ok(image, "status", "--json"))
-    assert found["run"]["state"] == "failed" and "exit code 3" in found["run"]["error"]
-    assert found["ledger"][0]["state"] == "failed"
+    report = json.loads(ok(image, "status", "--json"))
+    assert report["run"]["state"] == "failed" and "exit code 3" in report["run"]["error"]
+    assert report["ledger"][0]["state"] == "failed"
     assert "exit code 3" in ok(image, "status")
 
 
@@ -208,8 +208,8 @@ def test_status_shows_drift_and_what_the_image_does_not_know(image: Any) -> None
     ok(image, "init")
     image.write("migrations/0001_users.sql", "CREATE TABLE users (other text);\n")
     (image.directory / "migrations/0002_plans.sql").unlink()
-    found = json.loads(ok(image, "status", "--json"))["migrations"]
-    assert found["drifted"] == ["0001_users"] and found["unknown"] == ["0002_plans"]
+    report = json.loads(ok(image, "status", "--json"))["migrations"]
+    assert report["drifted"] == ["0001_users"] and report["unknown"] == ["0002_plans"]
 
 
 @pytest.fixture
@@ -223,11 +223,11 @@ def holding(image: Any, wait_until: Any) -> Any:
 
 @BOTH
 def test_status_names_the_node_that_holds_the_lock_and_its_task(image: Any, holding: Any) -> None:
-    found = json.loads(ok(image, "status", "--json"))
-    assert found["lock"]["node"] == "node-b" and "pid" in found["lock"]["detail"]
-    assert found["run"]["state"] == "running" and found["run"]["task"] == "hold"
-    said = ok(image, "status")
-    assert "node-b holds it" in said and "hold" in said
+    report = json.loads(ok(image, "status", "--json"))
+    assert report["lock"]["node"] == "node-b" and "pid" in report["lock"]["detail"]
+    assert report["run"]["state"] == "running" and report["run"]["task"] == "hold"
+    output = ok(image, "status")
+    assert "node-b holds it" in output and "hold" in output
 
 
 @BOTH
@@ -299,18 +299,18 @@ def test_describe_shows_tasks_hooks_and_settings_with_where_they_came_from(image
         "STARTUP_PRE_STOP": "drain",
         "STARTUP_TASK_DRAIN": "sleep 1",
     }
-    said = ok(image, "describe", **settings)
+    output = ok(image, "describe", **settings)
     for words in (
         *("migrate", "insert_users (change", "warm (local", "10-warm.local.sh", "Warms the cache."),
         *("drain", "STARTUP_TASK_DRAIN", "sleep 1", "STARTUP_RELEASE=7  (.env)", "STARTUP_ROLE=auto  (default)"),
         *("STARTUP_NODE=node-a  (environment)", "***"),
     ):
-        assert words in said, words
-    found = json.loads(ok(image, "describe", "--json", **settings))
-    assert found["settings"]["STARTUP_RELEASE"] == {"value": "7", "from": ".env"}
-    assert [task["name"] for task in found["tasks"]["post_start"]] == ["migrate", "insert_users", "warm"]
-    assert found["tasks"]["pre_stop"][0]["policy"] == "local"
-    assert "***" in found["settings"]["DATABASE_URL"]["value"]
+        assert words in output, words
+    report = json.loads(ok(image, "describe", "--json", **settings))
+    assert report["settings"]["STARTUP_RELEASE"] == {"value": "7", "from": ".env"}
+    assert [task["name"] for task in report["tasks"]["post_start"]] == ["migrate", "insert_users", "warm"]
+    assert report["tasks"]["pre_stop"][0]["policy"] == "local"
+    assert "***" in report["settings"]["DATABASE_URL"]["value"]
 
 
 def test_describe_needs_no_database_and_shows_faults(image: Any) -> None:

@@ -31,6 +31,13 @@ def test_a_secret_is_masked_in_every_form_it_may_take() -> None:
         assert "ss" not in log.redact(f"a {form} b"), form
 
 
+@pytest.mark.parametrize("ascii_only", [True, False])
+def test_a_secret_is_masked_as_json_writes_it(ascii_only: bool) -> None:
+    log.hide('p"ss\\w\tü\U0001f600rd')
+    written = json.dumps('p"ss\\w\tü\U0001f600rd', ensure_ascii=ascii_only)
+    assert log.redact(f"a {written} b") == 'a "***" b'
+
+
 def test_a_secret_that_is_part_of_another_leaves_nothing_of_it() -> None:
     log.hide("abc")
     log.hide("abcdef")

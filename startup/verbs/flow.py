@@ -1,0 +1,123 @@
+"""The flow: ``init`` and ``run``, which do its tasks alone, and one phase of it for entrypoint.sh."""
+
+from __future__ import annotations
+
+import os
+import sys
+from argparse import Namespace
+from collections.abc import Sequence
+
+from startup import log
+from startup.errors import APP_ENDED, APP_ENDED_UNANSWERED, AppEnded, PingTimeout, SettingError, StartupError
+from startup.plan.planner import STOP_PHASES, Plan, Planner, resolve
+from startup.process.interrupts import Interrupts
+from startup.settings.settings import Settings
+from startup.state import State
+from startup.verbs import common
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from startup.run.runner import Runner
+
+
+def init(arguments: Namespace, interrupts: Interrupts) -> int:
+    """Run the post_start list, or the named tasks, and exit."""
+    settings = common.load(warn=True)
+    log.always(phase="post_start")
+    plan = resolve(settings, "post_start", arguments.name or None)
+    _runner(settings, plan, State(""), interrupts).run()
+    if not plan.tasks:
+        log.say("nothing to run: the list of tasks is empty")
+    return 0
+
+
+def phase(arguments: Namespace, interrupts: Interrupts) -> int:
+    """Run one phase for entrypoint.sh; does not return, unless by an exception."""
+    code = _phase(arguments.phase, int(arguments.app or 0), State(arguments.state), interrupts)
+    sys.stderr.flush()
+    os._exit(code)  # the app waits for nothing, but its probe does: no time for the interpreter's tidying up
+
+
+def _phase(name: str, app: int, state: State, interrupts: Interrupts) -> int:
+    log.always(phase=name)
+    settings = common.load(warn=name == "post_start")
+    # a dotenv file may have set these
+    state.write("log", f"{settings.log_format} {settings.log_level} {settings.node}")
+    try:
+        if name in STOP_PHASES:
+            from startup.run.stop import run_stop_tasks
+
+            return run_stop_tasks(name, settings, interrupts)
+        return _start_phase(name, app, settings, state, interrupts)
+    except StartupError as error:
+        wrong_setting = isinstance(error, SettingError)
+        reason = "; ".join(error.faults) if wrong_setting else str(error).partition("\n")[0]
+        state.write("reason", reason)
+        state.phase(f"failed: {reason}")
+        stays = settings.on_failure == "continue" and not wrong_setting and name == "post_start"
+        if stays or [*error.faults] != [reason] or not state.directory:
+            for fault in error.faults:
+                log.fail(fault, exit_code=error.code)  # else the entrypoint's last line says it
+        if stays:
+            log.warn("the app stays up without being ready (STARTUP_ON_FAILURE is 'continue')")
+            state.write("failed")
+            return 0
+        return error.code
+
+
+def _start_phase(name: str, app: int, settings: Settings, state: State, interrupts: Interrupts) -> int:
+    planner = Planner(settings)
+    plan = planner.plan(name)
+    state.write("stop_timeout", f"{settings.stop_timeout:g}")
+    for stop_phase in STOP_PHASES:
+        if planner.plan(stop_phase).tasks:
+            state.write(stop_phase)
+    planner.check()
+    runner = _runner(settings, plan, state, interrupts)
+    if app and name == "post_start":
+        runner.prepare()
+        if code := _wait_for_the_app(app, settings, state, runner):
+            return code
+        interrupts.watch_app(app)
+    try:
+        runner.run()
+    except AppEnded:
+        state.write("reason", f"before the startup was done; {_undone(runner.left)}")
+        raise
+    return 0
+
+
+def _runner(settings: Settings, plan: Plan, state: State, interrupts: Interrupts) -> Runner:
+    from startup.database.connect import connect
+    from startup.run.runner import Runner
+
+    for warning in plan.warnings:
+        log.warn(warning)
+    return Runner(settings, plan, state, interrupts, lambda: connect(settings))
+
+
+def _wait_for_the_app(app: int, settings: Settings, state: State, runner: Runner) -> int:
+    """0 once it answers; what the entrypoint shall make of it when it ended instead."""
+    from startup.ping.attempt import App
+    from startup.ping.wait import DIED, TIMED_OUT
+    from startup.verbs.ping import until_answered
+
+    ping, outcome = settings.ping, until_answered(settings, app)
+    text = outcome.answer.text
+    if outcome.result == DIED:
+        before = f"before it answered its ping (last: {text})" if ping.explicit or runner.left else ""
+        state.write("reason", f"{before}; {_undone(runner.left)}" if runner.left else before)
+        return APP_ENDED_UNANSWERED if ping.explicit else APP_ENDED
+    if outcome.result == TIMED_OUT:
+        with App(app) as watched:
+            advice = ping.advice(watched)
+        limit = f"{settings.ping_timeout:g} s (STARTUP_PING_TIMEOUT)"
+        raise PingTimeout(f"the app did not answer within {limit}: {ping}: {text}; {advice}")
+    runner.pinged(outcome.seconds)
+    took = outcome.seconds
+    log.say(f"the app answers after {took:.2f} s ({ping}: {text})", seconds=took, attempt=outcome.tries)
+    return 0
+
+
+def _undone(tasks: Sequence[str]) -> str:
+    return f"these tasks did not run: {', '.join(tasks)}; the app's own output says why it ended"

@@ -1,0 +1,26 @@
+"""``startup health``: entrypoint.sh answers it, also where Python is broken; here it is only found and executed."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from argparse import Namespace
+from pathlib import Path
+
+from startup.errors import StartupError
+from startup.process.interrupts import Interrupts
+
+
+def health(arguments: Namespace, interrupts: Interrupts) -> int:
+    """One line, the phase; 0 when ready. Does not return."""
+    beside_package = Path(__file__).parents[2] / "entrypoint.sh"  # in a checkout
+    beside_python = Path(sys.executable).parent / "startup-entrypoint"
+    for script in (beside_package, beside_python, shutil.which("startup-entrypoint")):
+        if script and os.access(script, os.X_OK):
+            # enabled, since it would execute us otherwise
+            os.execve(script, [str(script), "startup", "health"], {**os.environ, "STARTUP_ENABLED": "true"})
+    raise StartupError(
+        "health is answered by the shell script that the package comes with, which is not there as an executable file: "
+        f"neither {beside_python} nor {beside_package}, nor a startup-entrypoint on PATH"
+    )

@@ -1,0 +1,26 @@
+"""``startup rollback [--count N]``."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+
+from startup import log
+from startup.migrations import files
+from startup.migrations.rollback import rollback as take_back
+from startup.process.interrupts import Interrupts
+from startup.verbs import common
+
+
+def rollback(arguments: Namespace, interrupts: Interrupts) -> int:
+    """Take back the newest migrations, under the lock."""
+    settings = common.load(for_database=True)
+    catalog = files.load(settings.migrations, given=settings.given("STARTUP_MIGRATIONS"))
+    with common.locked(settings) as session:
+        for name in take_back(
+            *(session, catalog, arguments.count),
+            node=settings.node,
+            table_lock_timeout=settings.table_lock_timeout,
+            report=log.say,
+        ):
+            log.say(f"{name} is taken back")
+    return 0

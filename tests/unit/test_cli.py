@@ -1,0 +1,65 @@
+"""The command line's table of verbs: entrypoint.sh knows the same ones, and each is imported when it is asked for."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from startup import cli
+
+ROOT = Path(__file__).parents[2]
+
+
+VERBS = {**cli.VERBS, **cli.HIDDEN}
+SHOW = """
+import os, sys
+sys.path.insert(0, sys.argv[1])
+from startup import cli
+os._exit = sys.exit
+try:
+    code = cli.main(sys.argv[2:])
+finally:
+    print([name for name in sys.modules if name.startswith("startup.verbs.")], file=sys.stderr)
+sys.exit(code)
+"""
+
+
+def test_entrypoint_sh_and_the_command_line_know_the_same_verbs() -> None:
+    listed = re.search(r"^ *((?:[a-z]+ \| )+)-\*\)", (ROOT / "entrypoint.sh").read_text(), re.MULTILINE)
+    assert listed, "the list of verbs is not where it was"
+    assert set(listed[1].rstrip(" |").split(" | ")) == set(cli.VERBS)
+
+
+@pytest.mark.parametrize("name", VERBS)
+def test_each_verb_is_where_the_table_says_and_takes_what_main_gives(name: str) -> None:
+    module, _, function = VERBS[name][0].partition(".")
+    verb = getattr(importlib.import_module(f"startup.verbs.{module}"), function or module)
+    assert list(inspect.signature(verb).parameters) == ["arguments", "interrupts"]
+
+
+@pytest.mark.parametrize(
+    ("verb", "modules"),
+    [
+        (("init",), {"common", "flow"}),
+        (("_phase", "pre_start"), {"common", "flow"}),
+        (("_phase", "post_start", "--app", str(os.getpid())), {"common", "flow", "ping"}),
+        (("describe",), {"common", "describe"}),
+    ],
+    ids=lambda value: value[0] if isinstance(value, tuple) else "",
+)
+def test_a_verb_imports_no_other_that_it_does_not_need(verb: tuple[str, ...], modules: set[str]) -> None:
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", SHOW, str(ROOT), *verb],
+        env={"STARTUP_TASKS": "none", "STARTUP_PING": "none"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert set(re.findall(r"startup\.verbs\.(\w+)", done.stderr)) == modules
