@@ -8,7 +8,7 @@ import stat
 from dataclasses import dataclass, field
 from itertools import takewhile
 
-from startup.settings.settings import POLICIES, normal
+from startup.settings.parsers import POLICIES, normal
 
 _LEFTOVER = re.compile(r"^[.#]|~$|\.(swp|swo|bak|orig|rej|tmp|dpkg-\w+|rpmnew|rpmsave)$", re.IGNORECASE)
 

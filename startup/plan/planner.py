@@ -10,7 +10,8 @@ from startup.builtin.registry import BUILT_IN, make
 from startup.errors import SettingError
 from startup.plan import hooks, modules
 from startup.plan.task import Task, not_callable, registry
-from startup.settings.settings import REFERENCE, Item, Settings, items
+from startup.settings.parsers import REFERENCE, Item, items
+from startup.settings.settings import Settings
 
 START_PHASES = ("pre_start", "post_start")
 STOP_PHASES = ("pre_stop", "post_stop")

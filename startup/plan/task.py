@@ -83,7 +83,7 @@ def task(
     """
 
     def register(function: Function) -> Function:
-        from startup.settings.settings import LONGEST, POLICIES, normal
+        from startup.settings.parsers import LONGEST, POLICIES, normal
 
         known = normal(name or function.__name__)
         if policy not in POLICIES:

@@ -8,7 +8,7 @@ from startup import log
 from startup.errors import SettingError
 from startup.ledger.ledger import Ledger
 from startup.process.interrupts import Interrupts
-from startup.settings.settings import normal
+from startup.settings.parsers import normal
 from startup.verbs import common
 
 

@@ -15,7 +15,8 @@ from startup.errors import SettingError
 from startup.plan import task as tasks
 from startup.plan.planner import Plan, Planner, resolve
 from startup.plan.task import Task
-from startup.settings.settings import POLICIES, load
+from startup.settings.parsers import POLICIES
+from startup.settings.settings import load
 
 POSTGRES = "postgresql://127.0.0.1:1/a"
 

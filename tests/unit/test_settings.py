@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from startup import log
-from startup.settings.settings import DEFAULTS, Item, Settings, load
+from startup.settings.parsers import Item
+from startup.settings.settings import NAMES, Settings, load
 
 
 @pytest.fixture(autouse=True)
@@ -84,7 +85,7 @@ def test_every_setting_of_the_table_is_known_and_none_is_warned_of() -> None:
         *("STARTUP_ENABLED", "STARTUP_DOTENV", "STARTUP_PING", "STARTUP_DATABASE_URL", "DATABASE_URL_FILE"),
         *("STARTUP_DATABASE_URL_FILE", "STARTUP_STATE_DIR", "STARTUP_PYTHON"),
     }
-    assert set(DEFAULTS) == table
+    assert set(NAMES) == table
 
 
 # ------------------------------------------------------------------------------------------------- what is taken
@@ -143,7 +144,7 @@ def test_eight_words_are_booleans(word: str) -> None:
 
 # ----------------------------------------------------------------------------------------------- what is refused
 
-TIMES = [name for name in DEFAULTS if name.endswith(("_TIMEOUT", "_INTERVAL"))]
+TIMES = [name for name in NAMES if name.endswith(("_TIMEOUT", "_INTERVAL"))]
 LISTS = ["STARTUP_TASKS", "STARTUP_PRE_START", "STARTUP_PRE_STOP", "STARTUP_POST_STOP", "STARTUP_SKIP_TASKS"]
 REFUSED: list[tuple[str, str, str]] = [
     *((name, value, "seconds") for name in TIMES for value in ("soon", "-1", "5s", "1e3", "inf", "nan", "1,5", "٣")),

@@ -1,0 +1,119 @@
+"""How the values of settings are read: each parser raises ValueError in words that say what would be right."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+POLICIES = ("always", "change", "release", "once", "local")
+WORD = re.compile(r"[A-Za-z0-9_-]+")
+#: Seconds; a good three years. What is longer is meant to be no limit, and timers would not take it.
+LONGEST = 1e8
+REFERENCE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
+
+
+@dataclass(frozen=True)
+class Item:
+    """A name on a list, with the policy that stands behind the @, if any."""
+
+    name: str
+    policy: str | None = None
+
+
+def boolean(value: str) -> bool:
+    """true|false|1|0|yes|no|on|off, nothing else."""
+    if value in ("true", "1", "yes", "on"):
+        return True
+    if value in ("false", "0", "no", "off"):
+        return False
+    raise ValueError("it must be true, false, 1, 0, yes, no, on or off")
+
+
+def seconds(value: str) -> float:
+    """A number of seconds, fractions allowed, not negative."""
+    if not re.fullmatch(r"\d+(\.\d*)?|\.\d+", value, re.ASCII):
+        raise ValueError("it must be a number of seconds, such as 30 or 0.5 (0: no limit)")
+    if float(value) > LONGEST:
+        raise ValueError(f"it must be at most {LONGEST:.0f} seconds; 0 is no limit")
+    return float(value)
+
+
+def choice(*words: str) -> Callable[[str], str]:
+    """One of *words*."""
+
+    def parse(value: str) -> str:
+        if value not in words:
+            shown = [word for word in words if word]
+            raise ValueError(f"it must be {', '.join(shown[:-1])} or {shown[-1]}")
+        return value
+
+    return parse
+
+
+def words(value: str) -> list[str]:
+    """Words separated by spaces or commas; ``none`` is the empty list."""
+    found = [word for word in re.split(r"[\s,]+", value) if word]
+    return [] if found == ["none"] else found
+
+
+def normal(name: str) -> str:
+    """Task names are lower case, ``-`` and ``_`` alike; a reference to a function is left as it is."""
+    return name if ":" in name else name.lower().replace("-", "_")
+
+
+class PartlyRead(ValueError):
+    """What is wrong with a list, and what could be read of it, in which more may be wrong."""
+
+    def __init__(self, wrong: str, rest: Any) -> None:
+        super().__init__(wrong)
+        self.rest = rest
+
+
+def items(value: str) -> list[Item]:
+    """A list of tasks: ``migrate insert_users@once``."""
+    found: list[Item] = []
+    wrong: list[str] = []
+    for word in words(value):
+        name, at, policy = word.partition("@")
+        if not (WORD.fullmatch(name) or REFERENCE.fullmatch(name)):
+            wrong.append(f"'{word}' is no task: a name is made of letters, digits, - and _, or is module:function")
+            continue
+        if at and policy not in POLICIES:
+            wrong.append(f"'{word}' has no policy that is known: use {', '.join(POLICIES)}")
+        item = Item(normal(name), policy if policy in POLICIES else None)
+        if any(item.name == other.name for other in found):
+            wrong.append(f"'{item.name}' is on the list twice")
+        else:
+            found.append(item)
+    if wrong:
+        raise PartlyRead("; ".join(wrong), found)
+    return found
+
+
+def text(value: str) -> str:
+    """Any text."""
+    return value
+
+
+def word(value: str) -> str:
+    """One word, which may stand in a file's name."""
+    if not re.fullmatch(r"[\w-][\w.-]*", value):
+        raise ValueError("it must be a word, such as dev, test or prod")
+    return value
+
+
+def identifier(value: str) -> str:
+    """A table's name, with its schema in front where that is meant."""
+    if not re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)?", value):
+        raise ValueError("it must be a table's name, such as users or app.users")
+    return value
+
+
+def names(value: str) -> frozenset[str]:
+    """A list of tasks, of which the names alone count."""
+    try:
+        return frozenset(item.name for item in items(value))
+    except PartlyRead as error:
+        raise PartlyRead(str(error), frozenset(item.name for item in error.rest)) from None

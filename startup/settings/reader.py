@@ -1,0 +1,173 @@
+"""Reads settings from the environment, dotenv files and secrets in files; knows where each value came from."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar, cast
+
+from startup import log
+from startup.settings.parsers import WORD, PartlyRead, normal
+
+T = TypeVar("T")
+DEVELOPMENT = ("dev", "test")
+#: Set for command tasks, so not unknown where a task calls a verb.
+GIVEN_TO_TASKS = frozenset({"STARTUP_TASK", "STARTUP_PHASE"})
+#: Who reads a setting: entrypoint.sh, before any file is read; what looks for the dotenv files; the Python module.
+SHELL, FILES, MODULE = "entrypoint.sh", "dotenv files", "module"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A setting: its default and parser, a line on what it means, who reads it, and its default as a page tells it."""
+
+    default: str
+    parse: Callable[[str], Any]
+    meaning: str
+    reader: str
+    shown: str
+    name: str
+
+
+class Reader:
+    """Reads values one by one, and remembers where each came from and what was wrong."""
+
+    def __init__(self, environ: Mapping[str, str], table: Mapping[str, Entry], secrets: Sequence[str]) -> None:
+        self._table = table
+        self._secrets = secrets
+        # Empty means unset, as compose's ${X:-} leaves it; other programs' variables are passed on as they are.
+        self.environ = {name: value for name, value in environ.items() if value != "" or not self._is_ours(name)}
+        self.origins = dict.fromkeys(self.environ, "environment")
+        self.faults: list[str] = []
+        self.warnings: list[str] = []
+        self.values: dict[str, str] = {}
+        self.address_faults: list[str] = []
+
+    def get(self, name: str, parse: Callable[[str], T], default: str | None = None) -> T:
+        """The value of *name*; where it cannot be read, a fault is noted and the default stands in."""
+        fallback = default or self._table[name].default
+        value = self.environ.get(name, fallback)
+        self.values[name] = value
+        self.origins.setdefault(name, "default")
+        try:
+            return parse(value)
+        except ValueError as error:
+            self.faults.append(f"{name} is '{value}' ({self.origins[name]}): {error}")
+            return cast("T", error.rest) if isinstance(error, PartlyRead) else parse(fallback)
+
+    def read_dotenv(self, env: str) -> None:
+        """FILE and FILE.$STARTUP_ENV beside it, the second winning; the real environment wins over both."""
+        given = self.environ.get("STARTUP_DOTENV")
+        self.values["STARTUP_DOTENV"] = given or (".env" if env in DEVELOPMENT else "")
+        path = self.values["STARTUP_DOTENV"]
+        if path in ("", "none"):
+            return
+        if given and not os.path.isfile(given):
+            self.faults.append(f"STARTUP_DOTENV is '{given}': there is no such file")
+        found: dict[str, tuple[str, str]] = {}
+        for file in (path, f"{path}.{env}"):
+            if os.path.isfile(file):
+                parsed = self._parse_dotenv(file)
+                for name, value in parsed.items():
+                    if value and self._other_form(name) not in parsed:
+                        found.pop(self._other_form(name), None)
+                    found[name] = (value, file)
+        real = set(self.environ)
+        for name, (value, file) in found.items():
+            if name in self._table and self._table[name].reader != MODULE:
+                self.warnings.append(
+                    f"{name} in {file} has no effect: it is read before any file is, so set it outside"
+                )
+            elif name not in real and self._other_form(name) not in real and (value != "" or not self._is_ours(name)):
+                self.environ[name] = value
+                self.origins[name] = file
+
+    def _parse_dotenv(self, file: str) -> dict[str, str]:
+        from dotenv.parser import parse_stream
+
+        values: dict[str, str] = {}
+        try:
+            with open(file, encoding="utf-8") as stream:
+                for binding in parse_stream(stream):
+                    if binding.error:
+                        self.faults.append(f"{file}, line {binding.original.line}: it must be NAME=VALUE, or a comment")
+                    elif binding.key is not None and binding.value is not None:
+                        values[binding.key] = binding.value
+        except (OSError, UnicodeDecodeError) as error:
+            self.faults.append(f"{file} cannot be read: {error}")
+        return values
+
+    def read_secret(self, name: str) -> tuple[str, str]:
+        """The value of NAME or the content of NAME_FILE, and which of the two it was."""
+        file = self.environ.get(f"{name}_FILE")
+        self.values[name], self.values[f"{name}_FILE"] = self.environ.get(name, ""), file or ""
+        if file is None:
+            return self.environ.get(name, ""), name
+        if name in self.environ:
+            self.faults.append(f"{name} and {name}_FILE are both set: keep one of them")
+        try:
+            with open(file, encoding="utf-8") as stream:
+                content = stream.read().removesuffix("\n")  # text mode has made a newline of CR LF
+        except (OSError, UnicodeDecodeError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+            self.faults.append(f"{name}_FILE is '{file}': it cannot be read: {reason}")
+            return "", f"{name}_FILE"
+        log.hide(content)
+        if not content.strip():
+            self.faults.append(f"{name}_FILE is '{file}': the file is empty; it must hold a database address")
+            return "", f"{name}_FILE"
+        if not content.isprintable():
+            self.faults.append(f"{name}_FILE is '{file}': the file must hold a database address, on one line")
+            return "", f"{name}_FILE"
+        self.origins[name] = f"file {file}"
+        return content, f"{name}_FILE"
+
+    def read_definitions(self) -> dict[str, str]:
+        """The tasks that STARTUP_TASK_<NAME> define."""
+        definitions: dict[str, str] = {}
+        variables: dict[str, str] = {}
+        for variable in sorted(self.environ):
+            name = normal(variable.removeprefix("STARTUP_TASK_"))
+            if not variable.startswith("STARTUP_TASK_") or not name:
+                continue
+            if not WORD.fullmatch(name):
+                self.faults.append(f"{variable} is no task's name: a name is made of letters, digits, - and _")
+            elif name in variables:
+                self.faults.append(f"{variables[name]} and {variable} define the same task, {name}: keep one of them")
+            definitions[name], variables[name] = self.environ[variable], variable
+        return definitions
+
+    def _is_ours(self, name: str) -> bool:
+        return name.startswith("STARTUP_") or name.removesuffix("_FILE") in self._secrets
+
+    def _other_form(self, name: str) -> str:
+        """DATABASE_URL for DATABASE_URL_FILE and the other way round; '' for what has one form alone."""
+        if name in self._secrets:
+            return f"{name}_FILE"
+        return name.removesuffix("_FILE") if name.removesuffix("_FILE") in self._secrets else ""
+
+    def warn_of_unknown(self, names: Collection[str]) -> None:
+        """An unknown STARTUP_* name is most likely a misspelt one."""
+        for name in sorted(self.environ):
+            in_a_task = self.environ.keys() >= GIVEN_TO_TASKS
+            known = name in names or (in_a_task and name in GIVEN_TO_TASKS) or name.startswith("STARTUP_TASK_")
+            if name.startswith("STARTUP_") and not known:
+                self.warnings.append(
+                    f"{name} ({self.origins[name]}) is no setting: did you mean {_nearest(name, names)}?"
+                )
+
+
+def _nearest(name: str, names: Collection[str]) -> str:
+    """The setting whose name is most like *name*; the prefix, which they share, is left out of it."""
+    from difflib import SequenceMatcher
+
+    own = name.removeprefix("STARTUP_").replace("_", "")
+    if not own:
+        return "STARTUP_TASKS"
+
+    def likeness(known: str) -> tuple[bool, float]:
+        other = known.removeprefix("STARTUP_").replace("_", "")
+        return other.startswith(own), SequenceMatcher(None, own, other).ratio()
+
+    return max((known for known in names if known.startswith("STARTUP_")), key=likeness)
