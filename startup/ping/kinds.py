@@ -1,4 +1,7 @@
-"""The kinds of ping. What only one kind needs is imported where it asks, so that the others do not pay for it."""
+"""The kinds of ping, and :func:`parse`, which reads one. Another one is a class here, and a line in SCHEMES.
+
+What only one kind needs is imported where it asks, so that the others do not pay for it.
+"""
 
 from __future__ import annotations
 
@@ -45,6 +48,10 @@ class File(Ping):
         super().__init__(name)
         self.path = path
 
+    @classmethod
+    def parse(cls, value: str, rest: str, environ: Mapping[str, str]) -> Ping:
+        return cls(value, _path(value, rest))
+
     def answer(self, attempt: Attempt) -> Answer:
         os.stat(self.path)
         return Answer(True, "the file is there")
@@ -56,6 +63,13 @@ class Unix(Ping):
     def __init__(self, name: str, path: str) -> None:
         super().__init__(name)
         self.path = path
+
+    @classmethod
+    def parse(cls, value: str, rest: str, environ: Mapping[str, str]) -> Ping:
+        path = _path(value, rest)
+        if len(path.encode("utf-8", "surrogateescape")) > 107:  # unix(7): sun_path
+            raise ValueError("the path of a unix socket has 107 bytes at most")
+        return cls(value, path)
 
     def answer(self, attempt: Attempt) -> Answer:
         import socket
@@ -85,6 +99,13 @@ class Tcp(Ping):
             return f"the app listens on {', '.join(sockets.urls(rows))}, so ping that"
         return super().advice(app)
 
+    @classmethod
+    def parse(cls, value: str, rest: str, environ: Mapping[str, str]) -> Ping:
+        place = _Place("tcp://HOST:PORT", rest)
+        if place.target not in ("", "/"):
+            raise ValueError(f"it should be {place.form}, without a path")
+        return cls(f"tcp://{place.authority}", place.host, place.port)
+
     def answer(self, attempt: Attempt) -> Answer:
         with _connect(self.host, self.port, attempt):
             return Answer(True, "connection accepted")
@@ -105,6 +126,15 @@ class Http(Tcp):
         lines = (f"GET {target} HTTP/1.1", f"Host: {shown}", "User-Agent: startup-ping", "Accept: */*")
         self._request = "\r\n".join((*lines, "Connection: close", "", "")).encode("ascii")
         self._contexts: dict[bool, ssl.SSLContext] = {}
+
+    @classmethod
+    def parse(cls, value: str, rest: str, environ: Mapping[str, str]) -> Ping:
+        scheme = value.partition(":")[0].lower()
+        place = _Place(f"{scheme}://HOST:PORT/PATH", rest, "443" if scheme == "https" else "80")
+        target = place.target if place.target.startswith("/") else "/" + place.target
+        # RFC 3986, 2.1: what may not stand in a request line as it is, above all spaces and line ends, is encoded.
+        encoded = "".join(chr(b) if 32 < b < 127 else f"%{b:02X}" for b in target.encode("utf-8", "surrogateescape"))
+        return cls(f"{scheme}://{place.authority}{target}", place.host, place.port, encoded, tls=scheme == "https")
 
     def answer(self, attempt: Attempt) -> Answer:
         with _connect(self.host, self.port, attempt) as plain:
@@ -162,30 +192,21 @@ class Command(Ping):
         self.line = line
         self.environ = dict(environ)
 
+    @classmethod
+    def parse(cls, value: str, rest: str, environ: Mapping[str, str]) -> Ping:
+        if not rest.strip() or "\0" in rest:
+            raise ValueError("a command line belongs after cmd:, as in cmd:pg_isready -q")
+        return cls(f"the command {rest.strip()!r}", rest.strip(), environ)
+
     def answer(self, attempt: Attempt) -> Answer:
-        import functools
-        import signal
+        from startup.spawn import spawn
 
         ends = os.pipe()
-        spawn = functools.partial(
-            os.posix_spawn,
-            file_actions=[
-                (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0),
-                (os.POSIX_SPAWN_DUP2, ends[1], 1),
-                (os.POSIX_SPAWN_DUP2, ends[1], 2),
-            ],
-            setpgroup=0,
-            setsigmask=[],
-            # What a shell that starts us with `&` ignores, and what Python does.
-            setsigdef=[signal.SIGINT, signal.SIGQUIT, signal.SIGPIPE, signal.SIGXFSZ],
-        )
         started: list[int] = []
         with open(ends[0], "rb", buffering=0) as reader, open(ends[1], "wb", buffering=0) as writer:
             try:
                 try:
-                    # No bytecode between the child's start and the note of it: a signal's handler that raises
-                    # cannot lose it.
-                    started.extend(map(spawn, ["/bin/sh"], [["sh", "-c", self.line]], [self.environ]))
+                    spawn(started, ["/bin/sh", "-c", self.line], self.environ, writer.fileno())
                     writer.close()
                     tail, ended = _watch(started[0], reader.fileno(), attempt)
                 finally:
@@ -263,6 +284,75 @@ class AutoListen(Ping):
 
     def hint(self, app: App) -> str:
         return f"the app listens on no TCP port yet; {_ADVICE}"
+
+
+#: How each kind is written, and what reads it.
+SCHEMES = {
+    "http": ("http://HOST:PORT/PATH", Http.parse),
+    "https": ("https://HOST:PORT/PATH", Http.parse),
+    "tcp": ("tcp://HOST:PORT", Tcp.parse),
+    "unix": ("unix:///PATH", Unix.parse),
+    "file": ("file:///PATH", File.parse),
+    "cmd": ("cmd:COMMAND", Command.parse),
+}
+
+
+def parse(value: str, environ: Mapping[str, str]) -> Ping:
+    """The ping that STARTUP_PING's *value* asks for.
+
+    *environ* gives ``auto`` its PORT (one that is no port number is as good as none) and a command its environment.
+    Paths after ``unix://`` and ``file://`` are taken as they are; a user and password in a URL are left out, since 401
+    is an answer.
+
+    :raises ValueError: it cannot be read; the text says what would be right.
+    """
+    value = value.strip()
+    if value.lower() == "none":
+        return Nothing("none")
+    if value.lower() == "auto":
+        port = environ.get("PORT", "").strip()
+        return AutoPort(int(port)) if _is_port(port) else AutoListen()
+    scheme, colon, rest = value.partition(":")
+    form, reader = SCHEMES.get(scheme.lower(), ("", None))
+    slashes = "//" if "://" in form else ""
+    if reader is None or not colon or not rest.startswith(slashes):
+        raise ValueError(f"a ping is one of {', '.join(form for form, _ in SCHEMES.values())}, none or auto")
+    return reader(value, rest[len(slashes) :], environ)
+
+
+def _path(value: str, rest: str) -> str:
+    if not rest.startswith("/") or "\0" in rest:
+        scheme = value.partition(":")[0].lower()
+        raise ValueError(
+            f"an absolute path belongs after {scheme}://, so that there are three slashes: {scheme}:///PATH"
+        )
+    return rest
+
+
+class _Place:
+    """What stands behind ``scheme://``, whose right form is *form*: authority (without a user), host, port, target."""
+
+    def __init__(self, form: str, rest: str, default_port: str = "") -> None:
+        end = min((rest.find(mark) for mark in "/?#" if mark in rest), default=len(rest))
+        self.form, self.authority, self.target = form, rest[:end].rpartition("@")[2], rest[end:].partition("#")[0]
+        wrong = False
+        if self.authority.startswith("["):
+            self.host, closed, port = self.authority[1:].partition("]")
+            wrong = not closed or ":" not in self.host or (port != "" and not port.startswith(":"))
+            port = port[1:]
+        else:
+            self.host, _, port = self.authority.partition(":")
+        if wrong or ":" in port:
+            raise ValueError(f"it should be {form}, an IPv6 address in brackets as in {form.replace('HOST', '[::1]')}")
+        if not self.host or not self.host.isascii() or not self.host.isprintable() or " " in self.host:
+            raise ValueError(f"it should be {form}; HOST is a name in ASCII or an address")
+        if not _is_port(port or default_port):
+            raise ValueError(f"it should be {form}; PORT is a number from 1 to 65535")
+        self.port = int(port or default_port)
+
+
+def _is_port(text: str) -> bool:
+    return text.isascii() and text.isdigit() and len(text) <= 5 and 1 <= int(text) <= 65535
 
 
 _ADVICE = (

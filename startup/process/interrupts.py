@@ -38,8 +38,6 @@ class Interrupts:
         #: Called, from another thread, to end a statement that the main thread is in.
         self.cancel: Callable[[], None] | None = None
         self._raised = False
-        self._held = False
-        self._late: Interrupted | None = None
         self._swallowed: Interrupted | None = None
         self._writer = -1
         self._settled = threading.Event()
@@ -65,17 +63,6 @@ class Interrupts:
             self._settled.clear()
             os.write(self._writer, bytes([_MARK]))
             self._settled.wait(_UNDER_WAY)
-
-    def hold(self) -> None:
-        """From here on what ends the work waits for :meth:`release`: nothing may be started and then not be known."""
-        self._held = True
-
-    def release(self) -> None:
-        """Raises what has come since :meth:`hold`."""
-        self._held = False
-        late, self._late = self._late, None
-        if late is not None:
-            raise late
 
     @contextlib.contextmanager
     def limit(self, seconds: float, grace: float, what: str) -> Iterator[None]:
@@ -117,9 +104,8 @@ class Interrupts:
         self._raise(Interrupted(128 + number))
 
     def _on_alarm(self, number: int, frame: FrameType | None) -> None:
-        self._cancel()
         if not self._raised:
-            self._throw(TimedOut(70))
+            raise TimedOut(70)
 
     def _on_app_ended(self, number: int, frame: FrameType | None) -> None:
         self._raise(AppEnded(0))
@@ -136,17 +122,12 @@ class Interrupts:
     def _on_again(self, number: int, frame: FrameType | None) -> None:
         swallowed, self._swallowed = self._swallowed, None
         if swallowed is not None:
-            self._throw(swallowed)
+            raise swallowed
 
     def _raise(self, reason: Interrupted) -> None:
         if not self._raised:
             self._raised = True
-            self._throw(reason)
-
-    def _throw(self, reason: Interrupted) -> None:
-        if not self._held:
             raise reason
-        self._late = reason
 
     def _watch(self, reader: int) -> None:
         while True:
@@ -157,13 +138,9 @@ class Interrupts:
                     self.signals += 1
                     if self.signals > 1:
                         self.exit_at_once(128 + number)
-                if number in _STOP or number in (signal.SIGALRM, _APP_ENDED):
-                    self._cancel()
-
-    def _cancel(self) -> None:
-        if self.cancel is not None:
-            with contextlib.suppress(Exception):
-                self.cancel()
+                if (number in _STOP or number in (signal.SIGALRM, _APP_ENDED)) and self.cancel is not None:
+                    with contextlib.suppress(Exception):
+                        self.cancel()
 
     def _wait_for_app(self, pid: int) -> None:
         from startup.ping import attempt

@@ -49,7 +49,7 @@ class Runner:
     def prepare(self) -> None:
         """Connect and compare on a thread while the app boots, so that nothing of it is left to do when it answers."""
         address = self.settings.address
-        if self.plan.clustered and address is not None and address.dialect == "postgresql":
+        if self.plan.clustered and address is not None and not address.path:  # a file is soon open
             self._cluster.prepare(self.plan.clustered)
 
     def run(self) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import os.path
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
 from urllib.parse import quote, unquote
 
 from startup import log
@@ -33,9 +32,10 @@ SSL_MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full"
 
 @dataclass(frozen=True)
 class Address:
-    """Where the database is: ``conninfo`` for PostgreSQL, ``path`` (absolute) for SQLite."""
+    """Where the database is: ``conninfo`` for a server, ``path`` (absolute) for a file."""
 
-    dialect: Literal["postgresql", "sqlite"]
+    #: The name under which :mod:`startup.database.connect` knows what is there.
+    dialect: str
     #: The address without passwords, for a person to read.
     masked: str
     #: libpq's keywords, decoded. Several hosts are one comma-separated value, as libpq wants them.
@@ -53,12 +53,9 @@ def parse(value: str) -> Address:
     Raises ValueError, in words that say what would be right and never hold a password.
     """
     scheme, separator, rest = value.partition("://")
-    dialect = scheme.lower().partition("+")[0]
     try:
-        if separator and dialect in ("postgresql", "postgres"):
-            return _postgresql(rest)
-        if separator and dialect == "sqlite":
-            return _sqlite(rest)
+        if separator and (parser := SCHEMES.get(scheme.lower().partition("+")[0])):
+            return parser(rest)
         if separator and scheme.replace("+", "").isalnum():
             raise ValueError(f"it begins with '{scheme}://': {RIGHT}")
         raise ValueError(f"it is not an address: {RIGHT}")
@@ -179,3 +176,11 @@ def _sqlite(rest: str) -> Address:
         raise ValueError(f"it names a directory, {path}: right would be sqlite:///FILE")
     path = os.path.abspath(path)
     return Address(dialect="sqlite", masked=f"sqlite:///{path}", path=path, dropped=tuple(sorted(parameters)))
+
+
+#: What an address may begin with, a ``+driver`` aside.
+SCHEMES: Mapping[str, Callable[[str], Address]] = {
+    "postgresql": _postgresql,
+    "postgres": _postgresql,
+    "sqlite": _sqlite,
+}

@@ -12,8 +12,8 @@ from typing import Any, TypeVar, cast
 
 from startup import log
 from startup.errors import SettingError
-from startup.ping.wait import Ping
-from startup.ping.wait import parse as parse_ping
+from startup.ping.attempt import Ping
+from startup.ping.kinds import parse as parse_ping
 from startup.settings.address import Address
 from startup.settings.address import parse as parse_address
 from startup.settings.parsers import Item, boolean, choice, identifier, items, names, seconds, text, word, words
