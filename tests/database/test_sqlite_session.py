@@ -1,5 +1,5 @@
 # ruff: noqa: PT012 - the block under test is a transaction
-"""The SQLite session: the promises of the PostgreSQL one, for the processes of one host."""
+"""What only the SQLite session promises: lock file, other writers, ways to commit that are shut. The rest: test_session.py."""
 
 from __future__ import annotations
 
@@ -21,7 +21,6 @@ from typing import Any
 import pytest
 
 from startup.database import sqlite
-from startup.database.session import Session
 from startup.database.sqlite import SqliteSession
 from startup.errors import Interrupted, LockLost, SettingError, TaskFailed, Unreachable
 from startup.settings.address import parse
@@ -96,26 +95,16 @@ def first_line(process: subprocess.Popen[str]) -> str:
     return process.stdout.readline().strip()
 
 
-def test_it_is_what_the_protocol_promises(session: SqliteSession) -> None:
-    promised: Session = session
-    assert promised.dialect == "sqlite"
-    assert promised.dead_peer_seconds == 0
-    assert promised.blockers() == []
-    assert promised.read_only == ""
-
-
 class TestOpening:
     def test_the_connection_is_in_autocommit(self, connect: Connect, query: Query, sqlite_url: str) -> None:
         session = connect()
         assert session.execute("CREATE TABLE t (i INTEGER, s TEXT)") == []
         session.execute("INSERT INTO t VALUES (%s, %s)", [1, "a"])
         assert query(sqlite_url, "SELECT * FROM t") == [(1, "a")]
-        assert session.has_table("t") and not session.has_table("u")
-        assert session.columns("t") == {"i", "s"}
         assert session.execute(f"SELECT i FROM {session.qualify('t')}") == [(1,)]
 
     def test_asking_for_a_table_makes_no_file(self, connect: Connect, sqlite_url: str) -> None:
-        assert not connect().has_table("t")
+        assert not connect().tables("t")
         assert not os.path.exists(parse(sqlite_url).path)
 
     def test_foreign_keys_are_as_sqlite_has_them_by_default(self, connect: Connect) -> None:
@@ -145,7 +134,7 @@ os.setgroups([])
 os.setgid(65534)
 os.setuid(65534)
 session = sqlite.connect(parse(sys.argv[1]))
-print(session.read_only, "|", session.has_table("t"))
+print(session.read_only, "|", bool(session.tables("t")))
 for action in (session.try_lock, lambda: session.transaction().__enter__()):
     try:
         action()
@@ -163,15 +152,6 @@ for action in (session.try_lock, lambda: session.transaction().__enter__()):
 
 
 class TestLock:
-    def test_one_session_of_many_has_it_until_it_lets_go(self, connect: Connect) -> None:
-        first, second = connect("a"), connect("b")
-        assert first.try_lock() and first.try_lock()
-        assert not second.try_lock()
-        first.require_lock()
-        first.unlock()
-        assert first.lock_fd is None
-        assert second.try_lock()
-
     def test_a_waiting_node_learns_who_holds_it(self, connect: Connect, lock_file: Path) -> None:
         first, second = connect("web-1"), connect("web-2")
         assert second.holder() is None
@@ -222,10 +202,6 @@ class TestLock:
         assert session.lock_fd is not None
         assert not os.get_inheritable(session.lock_fd)
 
-    def test_without_it_there_is_nothing_to_require(self, connect: Connect) -> None:
-        with pytest.raises(LockLost):
-            connect().require_lock()
-
     def test_a_lock_file_that_was_removed_is_a_lost_lock(self, session: SqliteSession, lock_file: Path) -> None:
         lock_file.unlink()
         with pytest.raises(LockLost, match="removed or replaced"):
@@ -260,18 +236,6 @@ class TestLock:
         other = sqlite.connect(parse(f"sqlite:///{tmp_path}/link.db"))
         assert not other.try_lock()
 
-    def test_the_watcher_is_told_once_when_it_is_gone(
-        self, session: SqliteSession, lock_file: Path, wait_until: WaitUntil, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.setattr(sqlite, "WATCH", 0.02)
-        told: list[bool] = []
-        with session.watch(lambda: told.append(True)):
-            time.sleep(0.1)
-            assert not told
-            lock_file.unlink()
-            wait_until(lambda: told)
-        assert told == [True]
-
 
 class TestTransaction:
     @pytest.fixture(autouse=True)
@@ -284,29 +248,6 @@ class TestTransaction:
 
     def mark(self, session: SqliteSession) -> Callable[[], None]:
         return lambda: (session.execute("INSERT INTO ledger VALUES (1)"), None)[1]
-
-    def test_the_work_and_what_follows_it_commit_together(
-        self, session: SqliteSession, count: Callable[[], list[tuple[Any, ...]]]
-    ) -> None:
-        with session.transaction(self.mark(session)):
-            session.connection.execute("INSERT INTO work VALUES (1)")
-            assert count() == [(0, 0)]
-        assert count() == [(1, 1)]
-        assert not session.connection.in_transaction
-
-    def test_an_error_takes_all_back(self, session: SqliteSession, count: Callable[[], list[tuple[Any, ...]]]) -> None:
-        with pytest.raises(ZeroDivisionError), session.transaction(self.mark(session)):
-            session.connection.execute("INSERT INTO work VALUES (1)")
-            raise ZeroDivisionError
-        assert count() == [(0, 0)]
-
-    def test_an_error_in_what_follows_takes_all_back(
-        self, session: SqliteSession, count: Callable[[], list[tuple[Any, ...]]]
-    ) -> None:
-        follow = lambda: (session.execute("INSERT INTO nothing VALUES (1)"), None)[1]  # noqa: E731
-        with pytest.raises(sqlite3.OperationalError), session.transaction(follow):
-            session.connection.execute("INSERT INTO work VALUES (1)")
-        assert count() == [(0, 0)]
 
     WAYS: dict[str, Callable[[Any], object]] = {
         "COMMIT": lambda connection: connection.execute("COMMIT"),
@@ -375,17 +316,6 @@ class TestTransaction:
         with pytest.raises(TaskFailed, match="closed the connection"), session.transaction(self.mark(session)):
             session.connection.close()
 
-    def test_savepoints_are_the_tasks_own_business(
-        self, session: SqliteSession, count: Callable[[], list[tuple[Any, ...]]]
-    ) -> None:
-        with session.transaction(self.mark(session)):
-            session.connection.execute("SAVEPOINT mine")
-            session.connection.execute("INSERT INTO work VALUES (1)")
-            session.connection.execute("ROLLBACK TO mine")
-            session.connection.execute("RELEASE mine")
-            session.connection.execute("INSERT INTO work VALUES (2)")
-        assert count() == [(1, 1)]
-
     def test_afterwards_the_connection_commits_as_ever(self, session: SqliteSession) -> None:
         with session.transaction():
             pass
@@ -393,18 +323,6 @@ class TestTransaction:
         with session.connection:
             session.connection.execute("INSERT INTO work VALUES (2)")
         assert session.execute("SELECT count(*) FROM work") == [(2,)]
-
-    def test_nothing_commits_once_the_lock_is_lost(
-        self, session: SqliteSession, lock_file: Path, count: Callable[[], list[tuple[Any, ...]]]
-    ) -> None:
-        with pytest.raises(LockLost), session.transaction(self.mark(session)):
-            session.connection.execute("INSERT INTO work VALUES (1)")
-            lock_file.unlink()
-        assert count() == [(0, 0)]
-
-    def test_it_does_not_nest(self, session: SqliteSession) -> None:
-        with session.transaction(), pytest.raises(RuntimeError), session.transaction():
-            pass
 
     def test_it_waits_for_another_writer_and_gives_up_in_words(
         self, session: SqliteSession, sqlite_url: str, monkeypatch: pytest.MonkeyPatch
@@ -438,17 +356,6 @@ class TestTransaction:
             signal.signal(signal.SIGALRM, before)
             with_app.close()
         assert time.monotonic() - start < 15
-
-    def test_another_thread_can_cancel(
-        self, session: SqliteSession, count: Callable[[], list[tuple[Any, ...]]]
-    ) -> None:
-        threading.Timer(0.3, session.cancel).start()
-        endless = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT count(*) FROM n"
-        with pytest.raises(sqlite3.OperationalError, match="interrupted"), session.transaction():
-            session.connection.execute("INSERT INTO work VALUES (1)")
-            session.connection.execute(endless)
-        assert count() == [(0, 0)]
-        session.require_lock()
 
 
 def test_nothing_that_a_task_did_to_the_connection_is_left(session: SqliteSession, tmp_path: Path) -> None:
