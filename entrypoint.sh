@@ -1,6 +1,5 @@
 #!/bin/sh
 # A container ENTRYPOINT, for any image's command:
-#
 #   start the app in the background -> ping it until it answers -> run the startup tasks -> stay as its parent
 #
 #   ENTRYPOINT ["startup-entrypoint"]     with any CMD, unchanged
@@ -8,16 +7,15 @@
 #   docker run -it IMAGE bash             a bare shell at a terminal is exec'ed, like all under STARTUP_ENABLED=false
 #
 # The settings are STARTUP_* variables: see the README. Names are in lower case, so that none is an app's variable.
-# shellcheck disable=SC2317  # traps call functions, too
-
-# shellcheck disable=SC2329,SC3067  # functions that traps call; test -O is in dash, busybox and bash
-
+# A test may have the functions alone: `set -- :functions; . entrypoint.sh`.
+# shellcheck disable=SC2317,SC2329,SC3067,SC3045,SC2154  # functions that traps call; test -O, which all have; bash's own
 set -u
 
 main() {
     trap_signals
     look_at_own_process
     leave_the_flow_for_one_offs "$@"
+    open_events
     make_state_dir
     find_python
     find_app "$@"
@@ -40,19 +38,17 @@ run_pre_start() {
 start_app() {
     tell phase 'starting the app'
     choose_launcher "$1"
-    if [ -n "$stop_signals" ]; then
+    [ -z "$stop_signals" ] ||
         conclude $((128 + ${stop_signals##* })) "stopped by signal ${stop_signals##* } before the app was started"
-    fi
     # The shell would give a background child /dev/null as its stdin: a copy of ours goes around that.
     spare=9
     while [ "$spare" -gt 2 ] && [ -e "/proc/$$/fd/$spare" ]; do spare=$((spare - 1)); done
     stdin="<&$spare $spare<&-"
     case $closed,$spare in
-    *'<&-'*) stdin= ;;
-    *,2) stdin= ;; # seven descriptors were handed in: rather they than stdin
+    *'<&-'* | *,2) stdin= ;; # it is closed; or seven descriptors were handed in: rather they than stdin
     *) eval "exec $spare<&0" ;;
     esac
-    { eval "exec $stdin $closed" && launch "$@"; } &
+    { eval "exec $stdin $closed $no_events" && launch "$@"; } &
     app=$!
     [ -z "$stdin" ] || eval "exec $spare<&-"
     exec </dev/null >&2 # from here on stdin and stdout are the app's alone
@@ -62,9 +58,7 @@ start_app() {
 ping_then_run_tasks() {
     tell phase 'waiting for the app to answer'
     run_module post_start
-    case $module_code,$stop_signals in
-    0,) [ -e "$state/failed" ] || { tell phase ready && tell ready "$$"; } ;;
-    esac
+    case $module_code,$stop_signals in 0,) [ -e "$state/failed" ] || { tell phase ready && tell ready "$$"; } ;; esac
     stage=waiting # not before: a stop signal's `stopping` must not be followed by `ready`
     case $module_code,$stop_signals in
     0, | "$app_ended", | "$app_ended_unanswered",) ;;
@@ -74,10 +68,14 @@ ping_then_run_tasks() {
 }
 
 wait_for_the_app() {
-    lost=
+    if [ -n "$no_events" ]; then
+        until_dead "$app"
+        trap_signals '' # nothing is left to pass one on to, and it could cost bash the exit code
+    fi
     wait_for "$app"
     code=$?
     app=
+    [ -z "$no_events" ] || trap_signals
 }
 
 finish() {
@@ -85,7 +83,7 @@ finish() {
     if [ -n "$stop_signals" ] && has_tasks post_stop "${STARTUP_POST_STOP:-none}"; then run_module post_stop; fi
     end_leftovers
     in_words "$code"
-    ended="the app ended$how with $words$lost"
+    ended="the app ended$how with $words"
     case $module_code,$code,$stop_signals in
     0,*) conclude "$code" "$ended" ;;
     "$app_ended_unanswered,0,") conclude 70 "the app ended with exit code 0, $(reason) (exit code 70)" error ;;
@@ -95,30 +93,24 @@ finish() {
     fail "$module_code" 'the app was stopped'
 }
 
-# ----------------------------------------------------------------------------------------- the Python module
+# ------------------------------------------------------------------------------- launching the module, and the app
 
 # usage: run_module PHASE; its exit code is left in $module_code (of pre_start and post_start only).
 run_module() {
     phase=$1
     module _phase "$1" --state "$state" --app "$app" </dev/null >&2 &
     helper=$!
-    case $1 in
-    *_start)
-        [ -z "$stop_signals" ] || end_helper
-        wait_for "$helper"
-        module_code=$?
-        ;;
-    *) wait_for "$helper" ;;
-    esac
+    case $1,$stop_signals in *_start,?*) end_helper ;; esac
+    wait_for "$helper"
+    set -- "$1" "$?"
+    case $1 in *_start) module_code=$2 ;; esac
     helper=
 }
 
-end_helper() {
-    until_executed "$helper"
-    kill -TERM "$helper" 2>/dev/null
-}
+end_helper() { until_executed "$helper"; kill -TERM "$helper" 2>/dev/null; }
 
 module() {
+    eval "exec $no_events"
     if [ -f "$here/startup/launch.py" ]; then exec "$python" -I "$here/startup" "$@"; fi
     exec "$python" -I -m startup "$@"
 }
@@ -138,13 +130,9 @@ find_python() {
 # usage: has_tasks PHASE LIST; the module leaves a mark for what it alone knows (dotenv files).
 has_tasks() {
     if [ "$2" != none ] || [ -e "$state/$1" ]; then return 0; fi
-    for file in "${STARTUP_HOOKS_DIR:-/etc/startup/hooks}/$1.d"/*; do
-        if [ -e "$file" ]; then return 0; fi
-    done
+    for file in "${STARTUP_HOOKS_DIR:-/etc/startup/hooks}/$1.d"/*; do [ ! -e "$file" ] || return 0; done
     return 1
 }
-
-# ------------------------------------------------------------------------------------------ launching the app
 
 # The app must see what it would see without us. A background child of a shell has SIGINT and SIGQUIT ignored, and
 # shells change the environment: GNU env mends both in 1 ms; where it cannot, startup/launch.py does.
@@ -176,9 +164,9 @@ launch() {
 # An app that cannot be started is told before anything is done for it.
 find_app() {
     found=127
+    where=
     case $1 in
     */*)
-        where=
         [ ! -e "$1" ] || found=126
         [ ! -f "$1" ] || [ ! -x "$1" ] || found=0
         ;;
@@ -198,32 +186,20 @@ find_app() {
     esac
 }
 
-# ---------------------------------------------------------------------------------------------------- signals
+# --------------------------------------------------------------------------------------- signals, waiting, ending
 
-# All but KILL and STOP, CHLD, and those that a fault of the shell's own would raise (ILL TRAP BUS FPE SEGV).
+# usage: trap_signals [ACTION]; on_signal by default
 trap_signals() {
-    for signal in 1 2 3 6 10 12 13 14 15 16 18 20 21 22 23 24 25 26 27 28 29 30 31 34 35 36 37 38 39 40 41 42 43 \
-        44 45 46 47 48 49 50 51 52 53 54 55 56 57 58 59 60 61 62 63 64; do
-        # shellcheck disable=SC2064  # the number is meant now
-        trap "on_signal $signal" "$signal"
-    done
+    # shellcheck disable=SC2064  # the number is meant now
+    for signal in $signals $job_control; do trap "${1-on_signal $signal}" "$signal"; done
 }
 
-on_signal() {
-    case $1 in
-    2 | 3 | 15) on_stop_signal "$1" ;;
-    *) to_app "$1" ;;
-    esac
-    woken=1
-}
+on_signal() { case $1 in 2 | 3 | 15) on_stop_signal "$1" ;; *) to_app "$1" ;; esac; }
 
 # TERM, INT and QUIT end what is running, then reach the app. A second one ends the waiting.
 on_stop_signal() {
     case $terminal,$1,$app in shared,[23],?*) return 0 ;; esac # Ctrl-C: the terminal sends it to the app as well
-    if [ -n "$passed_on" ]; then
-        to_app "$1"
-        return
-    fi
+    [ -z "$passed_on" ] || { to_app "$1"; return 0; }
     stop_signals="$stop_signals $1"
     if [ -n "$helper" ]; then end_helper; fi
     if [ "$stage" = waiting ]; then stop_app; fi
@@ -236,19 +212,15 @@ stop_app() {
     tell phase stopping
     if [ -n "$state" ]; then rm -f "$state/ready"; fi
     if has_tasks pre_stop "${STARTUP_PRE_STOP:-none}"; then run_module pre_stop; fi
-    how=" (after signal$stop_signals was passed on)"
-    passed_on=1
+    passed_on=1 how=" (after signal$stop_signals was passed on)"
     for signal in $stop_signals; do to_app "$signal"; done
 }
 
 # usage: to_app SIGNAL
 to_app() {
     [ -n "$app" ] || return 0
-    until_executed "$app" # what it is before that would lose the signal
-    case $group in
-    true) kill "-$1" "-$app" 2>/dev/null ;; # no "--": Debian 12's dash takes it for a number
-    *) kill "-$1" "$app" 2>/dev/null ;;
-    esac
+    until_executed "$app"               # what it is before that would lose the signal
+    kill "-$1" "$whole$app" 2>/dev/null # no "--": Debian 12's dash takes it for a number
     case $terminal,$1 in leader,15) kill -CONT "$app" 2>/dev/null ;; esac # Ctrl-Z may have stopped it
 }
 
@@ -267,42 +239,43 @@ until_executed() {
 
 # Ctrl-Z does nothing in a container without us, whose first process cannot be stopped.
 on_child() {
-    woken=1
     read -r stat 2>/dev/null <"/proc/$app/stat" || return 0
     case ${stat##*) } in
     T*) kill -CONT "-$app" && sleep 0.05 && kill -CONT "-$app" ;; # the key may reach a child of the app later than the app
     esac
 }
 
-# ------------------------------------------------------------------------------------------- waiting, ending
+# bash loses signals, and exit codes, that coincide in its wait(1). There it sits in read(1), on a pipe of its own into
+# which CHLD writes. The others' wait is free of that, and their read is not.
+open_events() {
+    [ -n "${BASH_VERSION:-}" ] || return 0
+    eval 'exec {events}<> <(:)' # a descriptor from 10 on, so none that was handed in
+    no_events="$events>&-"
+    trap 'echo >&"$events"' CHLD
+}
 
-# usage: wait_for PID; returns its exit code. A trapped signal makes wait(1) return early, with another code.
+# usage: until_dead PID; looks once a second, too: bash is not told of a child that Ctrl-Z has stopped, and a signal
+# just before read(1) would be one that nothing wakes it for.
+until_dead() {
+    while read -r stat 2>/dev/null <"/proc/$1/stat"; do
+        case $terminal,${stat##*) } in *,Z*) return ;; leader,T*) on_child ;; esac
+        read -r -t 1 -u "$events" _
+    done
+}
+
+# usage: wait_for PID; returns its exit code. A trapped signal makes wait(1) return early, with 128 and more.
 wait_for() {
+    [ -z "$no_events" ] || until_dead "$1"
     while :; do
-        woken=
         wait "$1" 2>/dev/null # dash would print "Terminated"
         set -- "$1" "$?"      # not in a variable: a trap may come in between, and wait too
-        # any other code is the app's: no signal makes wait return it, and to ask again could lose it
-        if [ "$2" -gt 127 ] || [ "$2" -lt 0 ] || [ "$2,$woken" = 127,1 ]; then
-            if kill -0 "$1" 2>/dev/null || [ -d "/proc/$1" ]; then continue; fi
-            # bash throws away the status of a child that ends in the very moment of a trapped signal: docs/pid-1.md
-            case ${BASH_VERSION:+$(jobs -l)} in
-            *" $1 Running"*) set -- "$1" "$2" lost ;; # it would wait on
-            *)
-                for tries in 1 2; do # the same signal may end the first one, too
-                    wait "$1" 2>/dev/null
-                    set -- "$1" "$2" "$?"
-                    [ "$3" = "$2" ] || break
-                done
-                ;;
-            esac
-            case $3 in lost | 127) ;; *) set -- "$1" "$3" ;; esac
-        fi
-        case ${BASH_VERSION:+"$woken,$2,${3:-}"} in
-        *,-1,* | *,lost | 1,129,127 | 1,1[3-9]?,127) lost=', or another one, which bash has lost' ;;
-        esac
-        return "$2"
+        if [ "$2" -le 127 ]; then return "$2"; fi
+        if ! kill -0 "$1" 2>/dev/null && [ ! -d "/proc/$1" ]; then break; fi
     done
+    wait "$1" 2>/dev/null # its own, if that was another one's
+    set -- "$2" "$?"
+    [ "$2" -ne 127 ] || return "$1"
+    return "$2"
 }
 
 # TERM, and KILL after STARTUP_STOP_TIMEOUT seconds: for an app whose startup failed.
@@ -311,7 +284,7 @@ end_app() {
     passed_on=1
     to_app 15
     limit=${STARTUP_STOP_TIMEOUT:-10}
-    if [ -e "$state/stop_timeout" ]; then read -r limit <"$state/stop_timeout"; fi
+    [ ! -e "$state/stop_timeout" ] || read -r limit <"$state/stop_timeout"
     case $limit in 0 | *[!0-9.]*) return 0 ;; esac
     (
         trap 'kill "$!"; exit' TERM
@@ -325,19 +298,11 @@ end_app() {
 end_leftovers() {
     [ "$$" -eq 1 ] || return 0 # -1 means everybody
     kill -TERM -1 2>/dev/null || return 0
-    clock
-    end=$((now + 100))
-    while [ "$now" -lt "$end" ] && kill -0 -1 2>/dev/null; do
+    for _ in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19; do
+        kill -0 -1 2>/dev/null || return 0
         sleep 0.05 &
         wait "$!"
-        clock
     done
-}
-
-# The time, in 1/100 s, in $now; the 1 in front keeps it from being octal.
-clock() {
-    read -r now _ </proc/uptime
-    now="1${now%.*}${now#*.}"
 }
 
 # usage: fail CODE WHAT_BECAME_OF_THE_APP
@@ -360,7 +325,6 @@ conclude() {
     exit "$1"
 }
 
-# usage: refuse TEXT
 refuse() { conclude 78 "$1 (exit code 78)" error; }
 
 # usage: reason [SEPARATOR]; what the module wrote down of why it ended
@@ -386,7 +350,7 @@ say() {
     case $level,$1 in error,info | error,warning | warning,info) return 0 ;; esac
     trap '' PIPE # a reader that went away must not look like a signal for the app
     prefix=startup: colour='' plain=''
-    case $1 in info) ;; *) prefix="startup: $1:" ;; esac
+    [ "$1" = info ] || prefix="startup: $1:"
     if [ "$format" = json ]; then
         [ -n "$node" ] || read -r node 2>/dev/null </proc/sys/kernel/hostname
         now=$(date -u +%Y-%m-%dT%H:%M:%S.%3N)
@@ -405,38 +369,17 @@ say() {
     trap 'on_signal 13' PIPE
 }
 
-# usage: json_text TEXT; as it stands between the quotes of a JSON string (RFC 8259, section 7)
-json_text() {
-    controls='' code=1
-    case $1 in
-    *[[:cntrl:]]*)
-        while [ "$code" -lt 32 ]; do
-            if [ "$code" -ne 10 ]; then
-                # shellcheck disable=SC2059  # an octal escape
-                char=$(printf "\\$(printf '%03o' "$code")")
-                controls="$controls;s/$char/\\\\u$(printf '%04x' "$code")/g"
-            fi
-            code=$((code + 1))
-        done
-        ;;
-    esac
-    printf '%s' "$1" | LC_ALL=C sed "s/[\\\\\"]/\\\\&/g$controls" | tr '\n' '\001' | LC_ALL=C sed "$(printf 's/\001/\\\\n/g')"
-}
+# usage: json_text TEXT; as it stands between the quotes of a JSON string (RFC 8259, section 7), controls as spaces
+json_text() { printf '%s' "$1" | LC_ALL=C tr '\000-\037\177' ' ' | LC_ALL=C sed 's/[\\"]/\\&/g'; }
 
 # ---------------------------------------------------------------------------- one-offs, the process, its state
 
 leave_the_flow_for_one_offs() {
-    if [ "$#" -eq 0 ]; then
-        make_state_dir
-        refuse 'no command was given: an image that sets ENTRYPOINT loses the CMD of its base image and must repeat it'
-    fi
+    case $# in 0) make_state_dir && refuse "$no_command" ;; esac
     case ${STARTUP_ENABLED:-true} in
     true | 1 | yes | on) ;;
     false | 0 | no | off) exec_directly "$@" ;;
-    *)
-        make_state_dir
-        refuse "STARTUP_ENABLED is '$STARTUP_ENABLED': it must be true, false, 1, 0, yes, no, on or off"
-        ;;
+    *) make_state_dir && refuse "STARTUP_ENABLED is '$STARTUP_ENABLED': it must be true, false, 1, 0, yes, no, on or off" ;;
     esac
     case ${1##*/},${2:-},$# in
     sh,,1 | ash,,1 | bash,,1 | dash,,1 | ksh,,1 | zsh,,1 | fish,,1 | *sh,-l,2 | *sh,-i,2 | bash,--login,2)
@@ -463,35 +406,31 @@ exec_directly() {
     exec "$@"
 }
 
+# shellcheck disable=SC2086  # several words are meant
 look_at_own_process() {
     # Other processes' output must never land in a file that took the place of a closed stderr.
     [ -e "/proc/$$/fd/0" ] || [ ! -d "/proc/$$/fd" ] || closed='<&-'
     true >&2 || { closed="$closed 2>&-" && exec 2>/dev/null; }
-    case ${STARTUP_SIGNAL_GROUP:-false} in true | 1 | yes | on) group=true ;; esac
+    case ${STARTUP_SIGNAL_GROUP:-false} in true | 1 | yes | on) group=true whole=- ;; esac
     [ -r "/proc/$$/stat" ] || return 0
     read -r stat <"/proc/$$/stat" # short, as dash reads byte by byte
-    # shellcheck disable=SC2086  # the fields of proc(5), from the third on
-    set -- ${stat##*) }
+    set -- ${stat##*) } # the fields of proc(5), from the third on
     started=${20} ignored=${31}
     # $3 process group, $4 session, $5 terminal, $6 the terminal's foreground group
     if [ "$5" -eq 0 ] || [ "$3" != "$6" ]; then return 0; fi
-    trap - 20 21 22 # job control is the terminal's own
-    if [ "$4" = "$$" ]; then
-        terminal=leader
-        trap on_child CHLD
-    elif [ "$group" = false ]; then
-        terminal=shared
-    fi
+    trap - $job_control && job_control= # the terminal's own
+    case $4,$group in
+    "$$",*) terminal=leader && trap on_child CHLD ;;
+    *,false) terminal=shared ;;
+    esac
 }
 
 make_state_dir() {
     if [ -n "${STARTUP_STATE_DIR:-}" ]; then
-        claim_state_dir "$STARTUP_STATE_DIR" ||
-            refuse "STARTUP_STATE_DIR is '$STARTUP_STATE_DIR': it must be a directory that can be made and written"
-        return
+        claim_state_dir "$STARTUP_STATE_DIR" && return
+        refuse "STARTUP_STATE_DIR is '$STARTUP_STATE_DIR': it must be a directory that can be made and written"
     fi
     while read -r key uid _ && [ "$key" != Uid: ]; do :; done 2>/dev/null <"/proc/$$/status"
-    : "${uid:=0}"
     for dir in /run/startup "${TMPDIR:-/tmp}/startup-$uid" "/tmp/startup-$uid" "/dev/shm/startup-$uid"; do
         for name in "$dir" "$dir-$$"; do
             if ! is_live "$name" && claim_state_dir "$name"; then return; fi
@@ -521,18 +460,18 @@ is_live() {
     read -r stat 2>/dev/null <"/proc/$pid/stat" || return 1
     # shellcheck disable=SC2086
     set -- ${stat##*) }
-    [ "$pid" != "$$" ] && [ "${20}" = "$since" ]
+    [ "$pid" != "$$" ] && [ "${20-}" = "${since:-none}" ]
 }
 
 tell_health() {
     code=1
-    for state in "${STARTUP_STATE_DIR:-/run/startup}" "${TMPDIR:-/tmp}"/startup-* /tmp/startup-* /dev/shm/startup-*; do
-        if is_live "$state"; then
-            if [ -e "$state/ready" ]; then code=0; fi # written after the phase, so read before it
-            if [ -e "$state/phase" ]; then read -r phase <"$state/phase"; fi
-            printf '%s\n' "${phase:-starting}"
-            exit "$code"
-        fi
+    [ -n "${STARTUP_STATE_DIR:-}" ] || set -- "${TMPDIR:-/tmp}"/startup-* /tmp/startup-* /dev/shm/startup-*
+    for state in "${STARTUP_STATE_DIR:-/run/startup}" "$@"; do
+        is_live "$state" || continue
+        [ ! -e "$state/ready" ] || code=0 # written after the phase, so read before it
+        [ ! -e "$state/phase" ] || read -r phase <"$state/phase"
+        printf '%s\n' "${phase:-starting}"
+        exit "$code"
     done
     printf 'not running\n'
     exit 1
@@ -544,12 +483,18 @@ tell() {
     { printf '%s\n' "$2" >"$state/$1"; } 2>/dev/null || :
 }
 
+# Set once.
 app_ended=3            # the module's exit code: the app ended while tasks were left
 app_ended_unanswered=4 # the same, and it had not answered an explicit ping
-state='' app='' helper='' timer='' module_code=0 code=0 lost='' phase=''
-stage=boot stop_signals='' stopping='' passed_on='' woken='' how=' by itself'
-group=false terminal='' closed='' ignored=0 uid=0 started=0
-here=.
+# All but KILL and STOP, CHLD, and those that a fault of the shell's own would raise (ILL TRAP BUS FPE SEGV).
+signals='1 2 3 6 10 12 13 14 15 16 18 23 24 25 26 27 28 29 30 31 34 35 36 37 38 39 40 41 42 43 44 45 46 47 48 49 50 51'
+signals="$signals 52 53 54 55 56 57 58 59 60 61 62 63 64"
+job_control='20 21 22' state='' here=. group=false whole='' terminal='' closed='' no_events='' ignored=0 uid=0 started=0
+no_command='no command was given: an image that sets ENTRYPOINT loses the CMD of its base image and must repeat it'
 case $0 in */*) here=${0%/*} ;; esac
 
-main "$@"
+# Set in traps, too, or read there.
+app='' helper='' timer='' phase='' module_code=0 code=0
+stage=boot stop_signals='' stopping='' passed_on='' how=' by itself'
+
+[ "${1-}" = :functions ] || main "$@"

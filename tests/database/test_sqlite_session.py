@@ -1,5 +1,5 @@
 # ruff: noqa: PT012 - the block under test is a transaction
-"""What only the SQLite session promises: lock file, other writers, ways to commit that are shut. The rest: test_session.py."""
+"""What only the SQLite session promises: lock file, other writers, ways to commit. The rest: test_session.py."""
 
 from __future__ import annotations
 

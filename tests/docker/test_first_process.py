@@ -161,8 +161,6 @@ def test_a_key_reaches_the_app_once(box: Box, keys: bytes, number: int) -> None:
 
 
 def test_ctrl_z_stops_nothing(box: Box) -> None:
-    if "bash" in box.init:
-        pytest.skip("bash is not told of it: docs/pid-1.md")
     assert goes_on_after_ctrl_z(box)
 
 

@@ -108,7 +108,7 @@ class Running:
         self.wait_for(lambda: (self.state / "ready").exists())
 
     def has_taken_all_signals(self) -> bool:
-        """None is pending, and it waits again: bash loses one of two that come together."""
+        """None is pending, and it waits again."""
         status = dict(line.split(":\t", 1) for line in self.status.splitlines())
         return status["State"].startswith("S") and not int(status["ShdPnd"], 16)
 

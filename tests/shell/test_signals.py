@@ -305,15 +305,12 @@ def test_a_stop_hook_that_ignores_term_is_killed_soon_after_its_time(
 
 
 def test_a_burst_of_signals_all_arrives(entrypoint: Entrypoint, recorder: Recorder) -> None:
-    """Not under bash, which loses all but the last of those that come together: measured in docs/pid-1.md."""
     running = entrypoint.start(*recorder.command)
     running.wait_until_ready()
     running.wait_for(lambda: recorder.up)
     wanted = [number for number in FORWARDED if number not in (*STOP, signal.SIGCONT)]  # TSTP discards a CONT
     for number in wanted:
         running.send(number)
-        if entrypoint.shell[0] == "bash":
-            running.wait_for(lambda: recorder.got[-1:] == [number])  # noqa: B023
     running.wait_for(lambda: sorted(recorder.got) == sorted(wanted))
     running.send(signal.SIGTERM)
     assert running.wait() == 55
@@ -361,10 +358,7 @@ COUNT, SECONDS = (1000, 900) if FULL else (1000, 4)
 
 @pytest.mark.timeout(SECONDS + 180)
 def test_a_signal_that_coincides_with_the_apps_exit_costs_no_exit_code(entrypoint: Entrypoint) -> None:
-    """bash throws some away (waitchld in its jobs.c): it is told, and dash and busybox sh are the way out.
-
-    The module, long gone by then, is left out for speed: ``true`` stands in for Python.
-    """
+    """The module, long gone by then, is left out for speed: ``true`` stands in for Python."""
     codes: Counter[int] = Counter()
     deadline = time.monotonic() + SECONDS
     up = entrypoint.directory / "up"
@@ -392,15 +386,12 @@ def test_a_signal_that_coincides_with_the_apps_exit_costs_no_exit_code(entrypoin
         code = running.wait()
         os.close(writer)
         codes[code] += 1
-        if code != 7:
-            assert entrypoint.shell[0] == "bash", running.log
-            assert "which bash has lost" in running.last_line
-    print(entrypoint.shell[0], dict(codes))
+        assert code == 7, running.log
     assert codes[7]
 
 
 def test_after_ready_only_the_shell_stays_and_sleeps(entrypoint: Entrypoint) -> None:
-    """Less than 2 MB that it shares with nobody, no child but the app, and no wake-up."""
+    """Less than 2 MB that it shares with nobody, no child but the app, and no wake-up (bash: one a second)."""
     running = entrypoint.start("sleep", "60")
     running.wait_until_ready()
     pid = running.pid
@@ -410,14 +401,14 @@ def test_after_ready_only_the_shell_stays_and_sleeps(entrypoint: Entrypoint) -> 
     private = sum(int(line.split()[1]) for line in rollup.splitlines() if line.startswith("Private_"))
     assert private < 2048, "kB"
 
-    def switches() -> list[str]:
+    def switches() -> int:
         status = Path(f"/proc/{pid}/status").read_text().splitlines()
-        return [line for line in status if "ctxt_switches" in line]
+        return sum(int(line.split()[1]) for line in status if "ctxt_switches" in line)
 
     running.wait_for(lambda: "S (sleeping)" in Path(f"/proc/{pid}/status").read_text())
     before = switches()
     time.sleep(1)
-    assert switches() == before
+    assert switches() - before <= (8 if entrypoint.shell[0] == "bash" else 0)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

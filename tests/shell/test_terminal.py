@@ -73,8 +73,6 @@ def test_a_key_reaches_the_app_of_a_shells_job_once(
 
 
 def test_ctrl_z_stops_nothing_as_it_does_not_in_a_container(entrypoint: Entrypoint, at_terminal: Open) -> None:
-    if entrypoint.shell[0] == "bash":
-        pytest.skip("bash is not told of it: docs/pid-1.md")
     # No shell that starts commands: the key may stop a child within vfork(2), and of that nobody is told.
     code = (
         "import os, time; name = 'tick' if os.fork() else 'tock'\nwhile True: print(name, flush=True); time.sleep(0.05)"
