@@ -20,7 +20,7 @@ from startup.settings.parsers import Item, boolean, choice, identifier, items, n
 from startup.settings.reader import DEVELOPMENT, FILES, MODULE, SHELL, Entry, Reader
 
 T = TypeVar("T")
-DEVELOPMENT_DATABASE = "sqlite:///startup.db"
+DEV_DATABASE = "sqlite:///startup.db"
 
 
 def setting(
@@ -44,55 +44,31 @@ class Settings:
 
     enabled: bool = setting("true", boolean, "`false`: exec the app, nothing else", reader=SHELL)
     env: str = setting("prod", word, "`dev`, `test`, `prod` or any word", reader=FILES, shown="`$APP_ENV`, else `prod`")
-    dotenv: str = setting(
-        "",
-        text,
-        "the dotenv file, and `FILE.$STARTUP_ENV` beside it; for tasks, not for the app",
-        reader=FILES,
-        shown="`.env` in `dev` and `test`",
-    )
-    tasks: list[Item] = setting(
-        "migrate",
-        items,
-        "the tasks once the app answers; `none` for none",
-        shown="`migrate`; in `dev` and `test` `migrate insert_users`",
-    )
+    dotenv: str = setting("", text, "this file, and `FILE.$STARTUP_ENV`", reader=FILES, shown="`.env` in `dev`, `test`")
+    tasks: list[Item] = setting("migrate", items, "once the app answers; in `dev`, `test` `insert_users`, too")
     pre_start: list[Item] = setting("", items, "the tasks before the app is started", reader=SHELL)
     pre_stop: list[Item] = setting("", items, "the tasks before a stop signal reaches the app")
     post_stop: list[Item] = setting("", items, "the tasks when the app has ended after a stop signal")
     skip: frozenset[str] = setting("", names, "names left out, whatever list they are on", name="STARTUP_SKIP_TASKS")
     module: str = setting("", text, "a Python module with `@task` functions")
-    hooks_dir: str = setting(
-        "/etc/startup/hooks", text, "`{pre_start,post_start,pre_stop,post_stop}.d/` are in it", reader=SHELL
-    )
+    hooks_dir: str = setting("/etc/startup/hooks", text, "it has a directory for each phase, `PHASE.d`", reader=SHELL)
     timeout: float = setting("0", seconds, "the limit for each task")
-    on_failure: str = setting(
-        "stop", choice("stop", "continue"), "`continue`: the app stays up, the health check stays red"
-    )
+    on_failure: str = setting("stop", choice("stop", "continue"), "`continue`: the app stays up, its health check red")
     ping: Ping = setting("auto", _ping, "how the app is asked whether it is up")
     ping_timeout: float = setting("300", seconds, "how long it may take until the app answers")
     ping_interval: float = setting("1", seconds, "the longest pause between pings")
     database_url: str = setting(
-        "",
-        text,
-        "the database's address",
-        name="DATABASE_URL",
-        shown="in `dev` and `test`: `sqlite:///startup.db`",
+        "", text, "the database", name="DATABASE_URL", shown=f"in `dev`, `test` `{DEV_DATABASE}`"
     )
     own_database_url: str = setting(
-        "",
-        text,
-        "another one for the tasks alone: direct, or more privileged",
-        name="STARTUP_DATABASE_URL",
+        "", text, "one for the tasks alone, say more privileged", name="STARTUP_DATABASE_URL"
     )
     database_timeout: float = setting("60", seconds, "how long to wait for the database to accept connections")
     pooler: str = setting("", _pooler, "`session`: the pooler in between keeps one server session per client")
     migrations: list[str] = setting("migrations", words, "one directory or several")
-    table_lock_timeout: float = setting(
-        "5", seconds, "how long a migration may wait for a table before it is rolled back and tried again"
-    )
+    table_lock_timeout: float = setting("5", seconds, "how long a migration may wait for a table, before the next try")
     drift: str = setting(
-        "fail", choice("fail", "warn"), "an applied migration that was edited stops the run; `warn`: is named only"
+        "fail", choice("fail", "warn"), "of an applied migration that was edited; `warn`: names it only"
     )
     users: str = setting("seeds/users.csv", text, "for `insert_users`: CSV with a header, or JSON")
     users_table: str = setting("users", identifier, "the table that they go to")
@@ -106,15 +82,13 @@ class Settings:
     hook_timeout: float = setting("3", seconds, "for all tasks of a stop phase together")
     signal_group: bool = setting("false", boolean, "`true`: signals go to the app's whole process group", reader=SHELL)
     state_dir: str = setting(
-        "", text, "the phase, the ready mark and the result", reader=SHELL, shown="`/run/startup`, else a private one"
+        "", text, "phase, ready mark, result", reader=SHELL, shown="`/run/startup`, or a private one"
     )
     python: str = setting(
-        "", text, "the Python that runs the tasks", reader=SHELL, shown="the one it was installed with, else `python3`"
+        "", text, "it runs the tasks", reader=SHELL, shown="the one it was installed with, or `python3`"
     )
     log_format: str = setting("text", choice("text", "json"), "`json`: one object a line")
-    log_level: str = setting(
-        "info", choice("debug", "info", "warning", "error"), "`debug`, `info`, `warning` or `error`"
-    )
+    log_level: str = setting("info", choice("debug", "info", "warning", "error"), "the least that is worth a line")
 
     #: The address in force, taken apart.
     address: Address | None
@@ -201,9 +175,9 @@ def _read_address(reader: Reader, env: str) -> tuple[str, Address | None]:
         return own, address
     if apps or len(reader.faults) > before or env not in DEVELOPMENT:
         return apps, apps_address
-    reader.values["DATABASE_URL"] = DEVELOPMENT_DATABASE
+    reader.values["DATABASE_URL"] = DEV_DATABASE
     reader.origins.setdefault("DATABASE_URL", "default")
-    return DEVELOPMENT_DATABASE, parse_address(DEVELOPMENT_DATABASE)
+    return DEV_DATABASE, parse_address(DEV_DATABASE)
 
 
 def _parse_address(reader: Reader, name: str, source: str, url: str, faults: list[str]) -> Address | None:
