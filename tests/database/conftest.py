@@ -39,6 +39,14 @@ def connect(url: str) -> Session:
     return sqlite.connect(where, node="node-a") if where.dialect == "sqlite" else postgres.connect(where, node="node-a")
 
 
+@pytest.fixture
+def url(request: pytest.FixtureRequest) -> str:
+    """An address of PostgreSQL's, or of what BOTH says."""
+    kind = getattr(request, "param", "postgresql")
+    address: str = request.getfixturevalue("database_url" if kind == "postgresql" else "sqlite_url")
+    return address
+
+
 class Bench:
     """A directory of migrations, a locked session, and what was said."""
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import psycopg
+import pytest
 
 from startup.database import sqlite
 from startup.database.postgres import session as postgres
@@ -94,3 +95,5 @@ class Sqlite(Home):
 
 
 HOMES: dict[str, Callable[[Server, Path], Postgres | Sqlite]] = {home.name: home for home in (Postgres, Sqlite)}
+#: A test's ``url`` is an address of each, one after another.
+BOTH = pytest.mark.parametrize("url", HOMES, indirect=True)

@@ -12,14 +12,7 @@ from typing import Any
 import psutil
 import pytest
 
-BOTH = pytest.mark.parametrize("url", ["postgresql", "sqlite"], indirect=True)
-
-
-@pytest.fixture
-def url(request: pytest.FixtureRequest) -> str:
-    kind = getattr(request, "param", "postgresql")
-    address: str = request.getfixturevalue("database_url" if kind == "postgresql" else "sqlite_url")
-    return address
+from tests.database.homes import BOTH
 
 
 class App:

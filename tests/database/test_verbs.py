@@ -12,15 +12,7 @@ import psycopg
 import pytest
 
 from startup.database.postgres.session import lock_key
-
-BOTH = pytest.mark.parametrize("url", ["postgresql", "sqlite"], indirect=True)
-
-
-@pytest.fixture
-def url(request: pytest.FixtureRequest) -> str:
-    kind = getattr(request, "param", "postgresql")
-    address: str = request.getfixturevalue("database_url" if kind == "postgresql" else "sqlite_url")
-    return address
+from tests.database.homes import BOTH
 
 
 @pytest.fixture
