@@ -194,7 +194,13 @@ trap_signals() {
     for signal in $signals $job_control; do trap "${1-on_signal $signal}" "$signal"; done
 }
 
-on_signal() { case $1 in 2 | 3 | 15) on_stop_signal "$1" ;; *) to_app "$1" ;; esac; }
+on_signal() {
+    case $reading,$1 in
+    1,*) pending="$pending $1" && echo >&"$events" ;;
+    ,2 | ,3 | ,15) on_stop_signal "$1" ;;
+    *) to_app "$1" ;;
+    esac
+}
 
 # TERM, INT and QUIT end what is running, then reach the app. A second one ends the waiting.
 on_stop_signal() {
@@ -246,20 +252,24 @@ on_child() {
 }
 
 # bash loses signals, and exit codes, that coincide in its wait(1). There it sits in read(1), on a pipe of its own into
-# which CHLD writes. The others' wait is free of that, and their read is not.
+# which signals and CHLD write: what a trap does within read(1) must not read. The others' wait is free of all that.
 open_events() {
     [ -n "${BASH_VERSION:-}" ] || return 0
+    set +o posix # or read -t would use ALRM, and swallow the app's
     eval 'exec {events}<> <(:)' # a descriptor from 10 on, so none that was handed in
     no_events="$events>&-"
     trap 'echo >&"$events"' CHLD
 }
 
-# usage: until_dead PID; looks once a second, too: bash is not told of a child that Ctrl-Z has stopped, and a signal
-# just before read(1) would be one that nothing wakes it for.
+# usage: until_dead PID; looks once a second, too: bash is not told of a child that Ctrl-Z has stopped.
 until_dead() {
     while read -r stat 2>/dev/null <"/proc/$1/stat"; do
         case $terminal,${stat##*) } in *,Z*) return ;; leader,T*) on_child ;; esac
+        reading=1
         read -r -t 1 -u "$events" _
+        reading=
+        taken=$pending pending=
+        for signal in $taken; do on_signal "$signal"; done
     done
 }
 
@@ -495,6 +505,6 @@ case $0 in */*) here=${0%/*} ;; esac
 
 # Set in traps, too, or read there.
 app='' helper='' timer='' phase='' module_code=0 code=0
-stage=boot stop_signals='' stopping='' passed_on='' how=' by itself'
+stage=boot stop_signals='' stopping='' passed_on='' how=' by itself' reading='' pending=''
 
 [ "${1-}" = :functions ] || main "$@"
