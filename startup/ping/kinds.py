@@ -8,6 +8,7 @@ import time
 
 from startup.ping import sockets
 from startup.ping.attempt import Answer, App, Attempt, Ping
+from startup.spawn import end, spawn
 
 TYPE_CHECKING = False  # as mypy knows it; typing itself is a costly import
 if TYPE_CHECKING:
@@ -163,35 +164,18 @@ class Command(Ping):
         self.environ = dict(environ)
 
     def answer(self, attempt: Attempt) -> Answer:
-        import functools
-        import signal
-
         ends = os.pipe()
-        spawn = functools.partial(
-            os.posix_spawn,
-            file_actions=[
-                (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0),
-                (os.POSIX_SPAWN_DUP2, ends[1], 1),
-                (os.POSIX_SPAWN_DUP2, ends[1], 2),
-            ],
-            setpgroup=0,
-            setsigmask=[],
-            # What a shell that starts us with `&` ignores, and what Python does.
-            setsigdef=[signal.SIGINT, signal.SIGQUIT, signal.SIGPIPE, signal.SIGXFSZ],
-        )
         started: list[int] = []
         with open(ends[0], "rb", buffering=0) as reader, open(ends[1], "wb", buffering=0) as writer:
             try:
                 try:
-                    # No bytecode between the child's start and the note of it: a signal's handler that raises
-                    # cannot lose it.
-                    started.extend(map(spawn, ["/bin/sh"], [["sh", "-c", self.line]], [self.environ]))
+                    spawn(started, ("/bin/sh", "-c", self.line), self.environ, ends[1])
                     writer.close()
                     tail, ended = _watch(started[0], reader.fileno(), attempt)
                 finally:
-                    _end(started)
+                    end(started)
             finally:
-                _end(started)  # again: the handler may have raised in the first
+                end(started)  # again: the handler may have raised in the first
         if ended is None:
             return Answer(False, f"it did not end within {attempt.limit:.2g} s")
         if ended.si_code != os.CLD_EXITED:
@@ -445,19 +429,6 @@ def _watch(pid: int, output: int, attempt: Attempt) -> tuple[bytes, os.waitid_re
     finally:
         if pidfd >= 0:
             os.close(pidfd)
-
-
-def _end(started: list[int]) -> None:
-    """Kill the process group of each child and reap the child. Can be done twice."""
-    import signal
-
-    for pid in started:
-        try:
-            os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)  # still ours: the number is nobody else's
-            os.killpg(pid, signal.SIGKILL)
-            os.waitpid(pid, 0)
-        except ChildProcessError:
-            pass  # done before
 
 
 def _last_line(output: bytes) -> str:

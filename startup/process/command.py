@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import signal
-import subprocess
-import threading
+import time
 from collections.abc import Mapping, Sequence
 
 from startup.errors import LockLost, TaskFailed
+from startup.ping.attempt import App, AppEnded
 from startup.process.interrupts import Interrupts
+from startup.spawn import end, kill_group, spawn
+
+#: Seconds. A signal that comes just before the main thread falls asleep, or to another thread, is heeded after them.
+_NAP = 0.1
 
 
 class Command:
-    """One command, running. stdout and stdin stay the app's: it writes to stderr and reads nothing."""
+    """One command. stdout and stdin stay the app's: it writes to stderr and reads nothing."""
 
     def __init__(
         self,
@@ -24,58 +29,69 @@ class Command:
         stop_timeout: float,
         keep_open: Sequence[int] = (),
     ) -> None:
+        self._argv = argv
+        self._environ = environ
         self._interrupts = interrupts
         self._stop_timeout = stop_timeout
+        self._keep_open = keep_open
         self._lost: LockLost | None = None
-        interrupts.hold()
-        try:
-            self._process = subprocess.Popen(
-                argv, env=environ, stdin=subprocess.DEVNULL, stdout=2, start_new_session=True, pass_fds=keep_open
-            )
-        except OSError as error:
-            interrupts.release()
-            raise TaskFailed(f"'{argv[0]}' could not be executed: {error.strerror}") from None
-        interrupts.groups.add(self._process.pid)
+        #: Its pid, from when it is started until it was waited for.
+        self._started: list[int] = []
 
     def wait(self) -> None:
-        """Until it has ended; TaskFailed unless with 0, LockLost when :meth:`lose` ended it.
+        """Start it and wait for its end; TaskFailed unless with 0, LockLost when :meth:`lose` ended it.
 
-        What would end it is held back since it was started, and heeded in here: no signal may leave it behind.
+        Started here and not before: nothing that is raised, from the first moment on, may leave it behind.
         """
+        self._interrupts.groups = self._started
         try:
-            self._interrupts.release()
-            code = self._process.wait()
-        except BaseException:
-            self.stop()
-            raise
+            try:
+                code = self._run()
+            except BaseException:
+                self.stop()
+                raise
         finally:
-            self._interrupts.groups.discard(self._process.pid)
+            end(self._started)  # again: a second signal may have cut stop() short
         if self._lost is not None:
             raise self._lost
         if code:
             raise TaskFailed(in_words(code))
 
+    def _run(self) -> int:
+        try:
+            spawn(self._started, self._argv, self._environ, 2, self._keep_open)
+        except OSError as error:
+            raise TaskFailed(f"'{self._argv[0]}' could not be executed: {error.strerror}") from None
+        if self._lost is not None:  # before there was anything to end
+            raise self._lost
+        _wait_for(self._started[0], math.inf)
+        _, status = os.waitpid(self._started[0], 0)
+        self._started.clear()  # what it has left in the background may stay
+        return os.waitstatus_to_exitcode(status)
+
     def stop(self) -> None:
         """TERM, then KILL after STARTUP_STOP_TIMEOUT, to the whole group."""
-        self._kill(signal.SIGTERM)
-        try:
-            self._process.wait(self._stop_timeout or None)
-        except subprocess.TimeoutExpired:
-            pass
-        self._kill(signal.SIGKILL)
-        self._process.wait()
+        self._terminate(self._stop_timeout or math.inf)
+        end(self._started)
 
     def lose(self, reason: LockLost) -> None:
         """The lock is gone, so somebody else may start: end the group now. Called from the watching thread."""
         self._lost = reason
-        self._kill(signal.SIGTERM)
-        killer = threading.Timer(self._stop_timeout, self._kill, (signal.SIGKILL,))
-        killer.daemon = True
-        killer.start()
+        self._terminate(self._stop_timeout)
 
-    def _kill(self, number: int) -> None:
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self._process.pid, number)
+    def _terminate(self, seconds: float) -> None:
+        for pid in tuple(self._started):
+            kill_group(pid, signal.SIGTERM)
+            _wait_for(pid, seconds)
+            kill_group(pid, signal.SIGKILL)
+
+
+def _wait_for(pid: int, seconds: float) -> None:
+    """Returns when the process has ended, or after *seconds*."""
+    until = time.monotonic() + seconds
+    with App(pid) as process, contextlib.suppress(AppEnded):
+        while (left := until - time.monotonic()) > 0:
+            process.wait({}, min(left, _NAP))
 
 
 def in_words(code: int) -> str:

@@ -16,6 +16,7 @@ from types import FrameType
 
 from startup import log
 from startup.errors import TASK_FAILED, AppEnded, Interrupted, TimedOut
+from startup.spawn import kill_group
 
 _APP_ENDED = signal.SIGUSR2
 _AGAIN = signal.SIGUSR1
@@ -32,14 +33,11 @@ class Interrupts:
     """Installed once a process, from its main thread."""
 
     def __init__(self) -> None:
-        self.signals = 0
-        #: Process groups to be killed should this process have to end at once.
-        self.groups: set[int] = set()
+        #: The process group that runs, if one does: killed should this process have to end at once.
+        self.groups: list[int] = []
         #: Called, from another thread, to end a statement that the main thread is in.
         self.cancel: Callable[[], None] | None = None
         self._raised = False
-        self._held = False
-        self._late: Interrupted | None = None
         self._swallowed: Interrupted | None = None
         self._writer = -1
         self._settled = threading.Event()
@@ -65,17 +63,6 @@ class Interrupts:
             self._settled.clear()
             os.write(self._writer, bytes([_MARK]))
             self._settled.wait(_UNDER_WAY)
-
-    def hold(self) -> None:
-        """From here on what ends the work waits for :meth:`release`: nothing may be started and then not be known."""
-        self._held = True
-
-    def release(self) -> None:
-        """Raises what has come since :meth:`hold`."""
-        self._held = False
-        late, self._late = self._late, None
-        if late is not None:
-            raise late
 
     @contextlib.contextmanager
     def limit(self, seconds: float, grace: float, what: str) -> Iterator[None]:
@@ -109,8 +96,7 @@ class Interrupts:
     def exit_at_once(self, code: int) -> None:
         """Kill what was started, and this process: the server then ends our session by itself."""
         for group in tuple(self.groups):
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(group, signal.SIGKILL)
+            kill_group(group, signal.SIGKILL)
         os._exit(code)
 
     def _on_stop(self, number: int, frame: FrameType | None) -> None:
@@ -119,7 +105,7 @@ class Interrupts:
     def _on_alarm(self, number: int, frame: FrameType | None) -> None:
         self._cancel()
         if not self._raised:
-            self._throw(TimedOut(70))
+            raise TimedOut(70)
 
     def _on_app_ended(self, number: int, frame: FrameType | None) -> None:
         self._raise(AppEnded(0))
@@ -136,26 +122,22 @@ class Interrupts:
     def _on_again(self, number: int, frame: FrameType | None) -> None:
         swallowed, self._swallowed = self._swallowed, None
         if swallowed is not None:
-            self._throw(swallowed)
+            raise swallowed
 
     def _raise(self, reason: Interrupted) -> None:
         if not self._raised:
             self._raised = True
-            self._throw(reason)
-
-    def _throw(self, reason: Interrupted) -> None:
-        if not self._held:
             raise reason
-        self._late = reason
 
     def _watch(self, reader: int) -> None:
+        stops = 0
         while True:
             for number in os.read(reader, 64):
                 if number == _MARK:
                     self._settled.set()
                 if number in _STOP:
-                    self.signals += 1
-                    if self.signals > 1:
+                    stops += 1
+                    if stops > 1:
                         self.exit_at_once(128 + number)
                 if number in _STOP or number in (signal.SIGALRM, _APP_ENDED):
                     self._cancel()

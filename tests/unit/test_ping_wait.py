@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import random
-import signal
 import socket
 import statistics
 import subprocess
@@ -14,11 +12,9 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import FrameType
 
 import pytest
 
-from startup.errors import Interrupted
 from startup.ping import wait as ping
 from startup.ping.attempt import App, Attempt, Ping
 
@@ -341,75 +337,7 @@ def test_auto_says_after_10_s_what_to_set_and_once(app: subprocess.Popen[bytes],
     assert len(log.lines) in (3, 4)
 
 
-# A signal
-
-
-class Alarm:
-    """A signal at any moment, whose handler raises; another thread runs too, as in the module."""
-
-    def __init__(self, seconds: float) -> None:
-        self._seconds = seconds
-
-    def __enter__(self) -> None:
-        self._old = signal.signal(signal.SIGALRM, self._raise)
-        signal.setitimer(signal.ITIMER_REAL, self._seconds)
-
-    def __exit__(self, *_: object) -> None:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, self._old)
-
-    @staticmethod
-    def _raise(number: int, frame: FrameType | None) -> None:
-        raise Interrupted(128 + number)
-
-
-def children() -> set[int]:
-    """The children of this process."""
-    found = set()
-    for name in os.listdir("/proc"):
-        with contextlib.suppress(OSError, ValueError):
-            if int(Path(f"/proc/{int(name)}/stat").read_bytes().rpartition(b")")[2].split()[1]) == os.getpid():
-                found.add(int(name))
-    return found
-
-
-@pytest.fixture
-def main_thread() -> None:
-    if threading.current_thread() is not threading.main_thread():
-        pytest.skip("signals' handlers run in the main thread alone")
-
-
-@pytest.mark.usefixtures("main_thread")
-@pytest.mark.parametrize("value", ["tcp://127.0.0.1:1", "file:///nowhere/x", "cmd: sleep 85", "auto"])
-def test_a_signals_handler_may_raise_and_nothing_stays_behind(
-    value: str, app: subprocess.Popen[bytes], log: Log
-) -> None:
-    before = children()
-    started = time.monotonic()
-    with pytest.raises(Interrupted), Alarm(0.3):
-        wait(value, app.pid, log)
-    assert time.monotonic() - started < 4
-    assert children() == before
-
-
-@pytest.mark.usefixtures("main_thread")
-@pytest.mark.parametrize("line", ["sleep 84", "sleep 84 & exit 0"])
-def test_a_command_is_not_lost_at_whatever_moment_the_signal_comes(line: str, app: subprocess.Popen[bytes]) -> None:
-    stop = threading.Event()
-    threading.Thread(target=stop.wait, daemon=True).start()  # it may take the signal for the main thread
-    before = children()
-    one = ping.parse(f"cmd: {line}", dict(os.environ))
-    try:
-        with App(app.pid) as watched:
-            for number in range(400):
-                with contextlib.suppress(Interrupted), Alarm(0.000_05 + number * 0.000_01):
-                    one.attempt(watched)
-        assert children() == before
-    finally:
-        stop.set()
-        for pid in children() - before:
-            os.killpg(pid, signal.SIGKILL)
-            os.waitpid(pid, 0)
+# Several at once
 
 
 def test_pings_bear_running_side_by_side(app: subprocess.Popen[bytes], tmp_path: Path) -> None:
