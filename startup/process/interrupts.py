@@ -1,7 +1,7 @@
 """What may end the work early: a signal, a time limit, the app's end. Each becomes an exception in the main thread.
 
 psycopg then cancels the running statement on the server. A thread does what the main thread cannot while it is in C
-code: cancel a statement of SQLite's, and obey the second signal at once.
+code: cancel a statement, which SQLite's need, and obey the second signal at once.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from types import FrameType
 
 from startup import log
 from startup.errors import TASK_FAILED, AppEnded, Interrupted, TimedOut
+from startup.ping import attempt
 from startup.spawn import kill_group
 
 _APP_ENDED = signal.SIGUSR2
@@ -27,6 +28,8 @@ _MARGIN = 1.0
 _UNDER_WAY = 10.0
 _MARK = 0
 _STOP = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP)
+#: What ends the statement that the main thread is in.
+_ENDS = (*_STOP, signal.SIGALRM, _APP_ENDED)
 
 
 class Interrupts:
@@ -39,7 +42,7 @@ class Interrupts:
         self.cancel: Callable[[], None] | None = None
         self._raised = False
         self._swallowed: Interrupted | None = None
-        self._writer = -1
+        self._wakeup = -1
         self._settled = threading.Event()
 
     def install(self) -> None:
@@ -51,18 +54,19 @@ class Interrupts:
         signal.signal(_APP_ENDED, self._on_app_ended)
         signal.signal(_AGAIN, self._on_again)
         sys.unraisablehook = self._on_unraisable
-        reader, writer = os.pipe()
-        os.set_blocking(writer, False)
-        signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
-        self._writer = writer
+        reader, self._wakeup = os.pipe()
+        os.set_blocking(self._wakeup, False)
+        signal.set_wakeup_fd(self._wakeup, warn_on_full_buffer=False)
         threading.Thread(target=self._watch, args=(reader,), daemon=True, name="signals").start()
 
     def settle(self) -> None:
-        """Returns when no cancel is under way any more: a late one would strike the next statement."""
-        if self._writer >= 0:
-            self._settled.clear()
-            os.write(self._writer, bytes([_MARK]))
-            self._settled.wait(_UNDER_WAY)
+        """Returns when no cancel is under way any more: a late one would strike the next statement.
+
+        The mark stands behind every signal that has come, and the thread that cancels reads them in turn.
+        """
+        self._settled.clear()
+        os.write(self._wakeup, bytes([_MARK]))
+        self._settled.wait(_UNDER_WAY)
 
     @contextlib.contextmanager
     def limit(self, seconds: float, grace: float, what: str) -> Iterator[None]:
@@ -103,9 +107,8 @@ class Interrupts:
         self._raise(Interrupted(128 + number))
 
     def _on_alarm(self, number: int, frame: FrameType | None) -> None:
-        self._cancel()
         if not self._raised:
-            raise TimedOut(70)
+            raise TimedOut(TASK_FAILED)
 
     def _on_app_ended(self, number: int, frame: FrameType | None) -> None:
         self._raise(AppEnded(0))
@@ -139,17 +142,11 @@ class Interrupts:
                     stops += 1
                     if stops > 1:
                         self.exit_at_once(128 + number)
-                if number in _STOP or number in (signal.SIGALRM, _APP_ENDED):
-                    self._cancel()
-
-    def _cancel(self) -> None:
-        if self.cancel is not None:
-            with contextlib.suppress(Exception):
-                self.cancel()
+                if number in _ENDS and self.cancel is not None:
+                    with contextlib.suppress(Exception):
+                        self.cancel()
 
     def _wait_for_app(self, pid: int) -> None:
-        from startup.ping import attempt
-
         with attempt.App(pid) as app, contextlib.suppress(attempt.AppEnded):
             while not app.ended():
                 app.wait({}, 3600)
