@@ -6,6 +6,10 @@ import os
 import select
 import time
 
+TYPE_CHECKING = False  # as mypy knows it; typing itself is a costly import
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
 #: Seconds; the contract's limit for each try.
 LIMIT = 5.0
 #: Seconds between looks at /proc where the kernel does not tell of a process's end (no pidfd: before Linux 5.3).
@@ -132,8 +136,10 @@ class Attempt:
 
 
 class Ping:
-    """One way to reach the app. The kinds are in :mod:`startup.probes`."""
+    """One way to reach the app. The kinds are in :mod:`startup.ping.kinds`."""
 
+    #: What follows the scheme, for a person; empty: nothing does.
+    form = ""
     #: An explicit ping that is never answered ends the boot; ``auto`` does not, and ``none`` cannot.
     explicit = True
     #: Seconds between the first tries, and the most that they grow to while the boot is young.
@@ -143,6 +149,11 @@ class Ping:
     def __init__(self, name: str) -> None:
         #: What is asked, for a person: the setting's value, never with a password.
         self.name = name
+
+    @classmethod
+    def parse(cls, scheme: str, rest: str, environ: Mapping[str, str]) -> Ping:
+        """The ping that *scheme* and *rest* ask for; ValueError says what would be right."""
+        return cls(scheme)
 
     def __str__(self) -> str:
         return self.name

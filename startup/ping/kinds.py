@@ -1,4 +1,7 @@
-"""The kinds of ping. What only one kind needs is imported where it asks, so that the others do not pay for it."""
+"""The kinds of ping: a class for each, and its line in :data:`KINDS`, at the end.
+
+What only one kind needs is imported where it asks, so that the others do not pay for it.
+"""
 
 from __future__ import annotations
 
@@ -40,23 +43,35 @@ class Nothing(Ping):
 
 
 class File(Ping):
-    """``file:///PATH``: the file is there."""
+    """``file:///PATH``: the file is there. The path is taken as it is."""
+
+    form = "/PATH"
 
     def __init__(self, name: str, path: str) -> None:
         super().__init__(name)
         self.path = path
+
+    @classmethod
+    def parse(cls, scheme: str, rest: str, environ: Mapping[str, str]) -> Ping:
+        if not rest.startswith("/") or "\0" in rest:
+            raise ValueError(
+                f"an absolute path belongs after {scheme}, so that there are three slashes: {scheme}{cls.form}"
+            )
+        return cls(scheme + rest, rest)
 
     def answer(self, attempt: Attempt) -> Answer:
         os.stat(self.path)
         return Answer(True, "the file is there")
 
 
-class Unix(Ping):
+class Unix(File):
     """``unix:///PATH``: the socket accepts."""
 
-    def __init__(self, name: str, path: str) -> None:
-        super().__init__(name)
-        self.path = path
+    @classmethod
+    def parse(cls, scheme: str, rest: str, environ: Mapping[str, str]) -> Ping:
+        if len(rest.encode("utf-8", "surrogateescape")) > 107:  # unix(7): sun_path
+            raise ValueError("the path of a unix socket has 107 bytes at most")
+        return super().parse(scheme, rest, environ)
 
     def answer(self, attempt: Attempt) -> Answer:
         import socket
@@ -73,10 +88,19 @@ class Unix(Ping):
 class Tcp(Ping):
     """``tcp://HOST:PORT``: the connection is accepted."""
 
+    form = "HOST:PORT"
+
     def __init__(self, name: str, host: str, port: int) -> None:
         super().__init__(name)
         self.host = host
         self.port = port
+
+    @classmethod
+    def parse(cls, scheme: str, rest: str, environ: Mapping[str, str]) -> Ping:
+        authority, host, port, target = _read_address(rest, scheme + cls.form, "")
+        if target not in ("", "/"):
+            raise ValueError(f"it should be {scheme}{cls.form}, without a path")
+        return cls(scheme + authority, host, port)
 
     def advice(self, app: App) -> str:
         rows = sockets.of_app(app.pid, sockets.listening(app.pid))
@@ -94,8 +118,11 @@ class Tcp(Ping):
 class Http(Tcp):
     """``http://`` and ``https://``: any status below 500. Redirects are not followed, proxies not used.
 
-    The body is not needed: a server that never ends it has answered with its status line.
+    The body is not needed: a server that never ends it has answered with its status line. A user and password in the
+    URL are left out, since 401 is an answer.
     """
+
+    form = "HOST:PORT/PATH"
 
     def __init__(self, name: str, host: str, port: int, target: str, tls: bool) -> None:
         super().__init__(name, host, port)
@@ -106,6 +133,16 @@ class Http(Tcp):
         lines = (f"GET {target} HTTP/1.1", f"Host: {shown}", "User-Agent: startup-ping", "Accept: */*")
         self._request = "\r\n".join((*lines, "Connection: close", "", "")).encode("ascii")
         self._contexts: dict[bool, ssl.SSLContext] = {}
+
+    @classmethod
+    def parse(cls, scheme: str, rest: str, environ: Mapping[str, str]) -> Ping:
+        tls = scheme == "https://"
+        authority, host, port, target = _read_address(rest, scheme + cls.form, "443" if tls else "80")
+        if not target.startswith("/"):
+            target = "/" + target
+        # RFC 3986, 2.1: what may not stand in a request line as it is, above all spaces and line ends, is encoded.
+        encoded = "".join(chr(b) if 32 < b < 127 else f"%{b:02X}" for b in target.encode("utf-8", "surrogateescape"))
+        return cls(scheme + authority + target, host, port, encoded, tls)
 
     def answer(self, attempt: Attempt) -> Answer:
         with _connect(self.host, self.port, attempt) as plain:
@@ -155,6 +192,7 @@ class Command(Ping):
     Its environment is *environ*; stdin is empty, and the last line of its output is part of the answer.
     """
 
+    form = "COMMAND"
     first_pause = 0.1
     fast_pause = 1.0
 
@@ -162,6 +200,13 @@ class Command(Ping):
         super().__init__(name)
         self.line = line
         self.environ = dict(environ)
+
+    @classmethod
+    def parse(cls, scheme: str, rest: str, environ: Mapping[str, str]) -> Ping:
+        line = rest.strip()
+        if not line or "\0" in line:
+            raise ValueError("a command line belongs after cmd:, as in cmd:pg_isready -q")
+        return cls(f"the command {line!r}", line, environ)
 
     def answer(self, attempt: Attempt) -> Answer:
         ends = os.pipe()
@@ -188,10 +233,19 @@ class Command(Ping):
         return Answer(False, f"{state}: {last}" if last else state, state)
 
 
-class AutoPort(Ping):
-    """``auto`` where ``$PORT`` is set: something accepts there on loopback, IPv4 or IPv6."""
+class Auto(Ping):
+    """``auto``: what can be known of an app without being told. A PORT that is no port number is as good as none."""
 
     explicit = False
+
+    @classmethod
+    def parse(cls, scheme: str, rest: str, environ: Mapping[str, str]) -> Ping:
+        port = environ.get("PORT", "").strip()
+        return AutoPort(int(port)) if _is_port(port) else AutoListen()
+
+
+class AutoPort(Auto):
+    """``auto`` where ``$PORT`` is set: something accepts there on loopback, IPv4 or IPv6."""
 
     def __init__(self, port: int) -> None:
         super().__init__("auto")
@@ -218,15 +272,13 @@ class AutoPort(Ping):
         return f"PORT is {self.port}, but the app listens on no TCP port; {_ADVICE}"
 
 
-class AutoListen(Ping):
+class AutoListen(Auto):
     """``auto`` without ``$PORT``: the app, or any process under it, listens on a TCP port.
 
     Nothing is connected to. The list of sockets is read each time; whose they are is looked up when it has changed,
     and every few seconds, because a socket can be handed on. Where the app itself listens, its children's ports are
     not looked for.
     """
-
-    explicit = False
 
     def __init__(self) -> None:
         super().__init__("auto")
@@ -253,6 +305,57 @@ _ADVICE = (
     "where it never will, set STARTUP_PING=none; where it says in another way that it is up, "
     "STARTUP_PING=unix:///PATH, file:///PATH or cmd:COMMAND"
 )
+
+#: What a ping begins with, and what reads the rest of it.
+KINDS: dict[str, type[Ping]] = {
+    "http://": Http,
+    "https://": Http,
+    "tcp://": Tcp,
+    "unix://": Unix,
+    "file://": File,
+    "cmd:": Command,
+    "none": Nothing,
+    "auto": Auto,
+}
+
+
+def parse(value: str, environ: Mapping[str, str]) -> Ping:
+    """The ping that STARTUP_PING's *value* asks for; *environ* gives ``auto`` its PORT, and a command all that it gets.
+
+    :raises ValueError: it cannot be read; the text says what would be right.
+    """
+    value = value.strip()
+    for scheme, kind in KINDS.items():
+        start, rest = value[: len(scheme)], value[len(scheme) :]
+        if start.lower() == scheme and (kind.form or not rest):
+            return kind.parse(scheme, rest, environ)
+    *others, last = (scheme + kind.form for scheme, kind in KINDS.items())
+    raise ValueError(f"a ping is one of {', '.join(others)} or {last}")
+
+
+def _read_address(rest: str, form: str, default_port: str) -> tuple[str, str, int, str]:
+    """HOST:PORT as it stands there, the host, the port, and the path with its query; ValueError with *form* in it."""
+    end = min((rest.find(mark) for mark in "/?#" if mark in rest), default=len(rest))
+    authority, target = rest[:end].rpartition("@")[2], rest[end:].partition("#")[0]
+    if authority.startswith("["):
+        host, closed, port = authority[1:].partition("]")
+        wrong = not closed or ":" not in host or (port != "" and not port.startswith(":"))
+        port = port[1:]
+    else:
+        host, _, port = authority.partition(":")
+        wrong = False
+    if wrong or ":" in port:
+        raise ValueError(f"it should be {form}, an IPv6 address in brackets as in {form.replace('HOST', '[::1]')}")
+    if not host or not host.isascii() or not host.isprintable() or " " in host:
+        raise ValueError(f"it should be {form}; HOST is a name in ASCII or an address")
+    port = port or default_port
+    if not _is_port(port):
+        raise ValueError(f"it should be {form}; PORT is a number from 1 to 65535")
+    return authority, host, int(port), target
+
+
+def _is_port(text: str) -> bool:
+    return text.isascii() and text.isdigit() and len(text) <= 5 and 1 <= int(text) <= 65535
 
 
 def _is_loopback(host: str) -> bool:

@@ -13,8 +13,8 @@ from typing import TypeVar, cast
 
 from startup import log
 from startup.errors import SettingError
+from startup.ping.kinds import parse as parse_ping
 from startup.ping.wait import Ping
-from startup.ping.wait import parse as parse_ping
 from startup.settings.address import Address
 from startup.settings.address import parse as parse_address
 

@@ -8,13 +8,12 @@ import shutil
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from startup.ping import sockets
+from startup.ping import kinds, sockets
 from startup.ping import wait as ping
 from startup.ping.attempt import App
 
@@ -58,7 +57,7 @@ def start() -> Iterator[Start]:
 
 
 def auto(app: int | None, **environ: str) -> ping.Answer:
-    return ping.parse("auto", environ).try_once(app)
+    return kinds.parse("auto", environ).try_once(app)
 
 
 @pytest.mark.parametrize("generations", [0, 1, 2])
@@ -112,7 +111,7 @@ def test_with_PORT_listening_elsewhere_is_no_answer_and_is_told(
     path = tmp_path / "port"
     app = start(sys.executable, "-I", "-S", "-c", LISTEN, str(path), "2", "0.0.0.0", "1")
     wait_until(path.exists)
-    one = ping.parse("auto", {"PORT": str(free_port)})
+    one = kinds.parse("auto", {"PORT": str(free_port)})
     assert not one.try_once(app.pid).ok
     with App(app.pid) as watched:
         hint = one.hint(watched)
@@ -122,7 +121,7 @@ def test_with_PORT_listening_elsewhere_is_no_answer_and_is_told(
 
 def test_without_PORT_the_hint_says_what_to_set() -> None:
     with App(None) as app:
-        hint = ping.parse("auto", {}).hint(app)
+        hint = kinds.parse("auto", {}).hint(app)
     assert "STARTUP_PING=none" in hint and "STARTUP_PING=unix:///PATH" in hint
 
 
@@ -174,12 +173,12 @@ def container(code: str, *command: str) -> subprocess.CompletedProcess[str]:
 
 SETUP = """
 import fcntl, os, socket, struct, subprocess, time
-from startup.ping import wait as ping
+from startup.ping import kinds
 with socket.socket() as s: fcntl.ioctl(s, 0x8914, struct.pack("16sH14x", b"lo", 0x49))  # SIOCSIFFLAGS: up
 LISTEN = "import socket, time; s = socket.create_server(('127.0.0.1', 4000)); time.sleep(90)"
 def within(seconds, app):
     end = time.monotonic() + seconds
-    one = ping.parse("auto", {})
+    one = kinds.parse("auto", {})
     while not (answer := one.try_once(app)).ok and time.monotonic() < end: time.sleep(0.02)
     return answer.text
 """
@@ -211,7 +210,7 @@ receive = "import socket, time; s = socket.socket(fileno=0); socket.recv_fds(s, 
 ours, theirs = socket.socketpair()
 app = subprocess.Popen([sys.executable, "-I", "-c", receive], stdin=theirs)
 listener = socket.create_server(("127.0.0.1", 4000))
-one = ping.parse("auto", {})
+one = kinds.parse("auto", {})
 print(one.try_once(app.pid).text)
 socket.send_fds(ours, [b"x"], [listener.fileno()])
 ours.recv(1)
@@ -225,9 +224,9 @@ print(answer.text)
 def test_dockers_own_dns_server_is_no_answer_where_files_may_not_be_read() -> None:
     done = container("""
 dns = socket.create_server(("127.0.0.11", 0))
-print(ping.parse("auto", {}).try_once(None).text)
+print(kinds.parse("auto", {}).try_once(None).text)
 listener = socket.create_server(("127.0.0.1", 4000))
-print(ping.parse("auto", {}).try_once(None).text)
+print(kinds.parse("auto", {}).try_once(None).text)
 """)
     assert done.stdout == "it does not listen on a TCP port\nlistens on port 4000\n", done.stderr
 
@@ -262,14 +261,3 @@ os.setgroups([]); os.setgid(1000); os.setuid(1000)
 print(os.path.exists(f"/proc/{app.pid}"), within(5, app.pid))
 """)
     assert done.stdout == "False listens on port 4000\n", done.stdout + done.stderr
-
-
-def test_looking_again_and_again_costs_little(start: Start) -> None:
-    app = start("sleep", "91")
-    one = ping.parse("auto", {})
-    with App(app.pid) as watched, socket.create_server(("127.0.0.1", 0)):
-        one.attempt(watched)
-        started = time.process_time()
-        for _ in range(100):
-            assert not one.attempt(watched).ok
-        assert (time.process_time() - started) / 100 < 0.001

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from startup.ping import kinds as probes
+from startup.ping import kinds
 from startup.ping import wait as ping
 from startup.ping.attempt import App, Attempt
 
@@ -26,7 +26,7 @@ ROOT = __file__.rpartition("/tests/")[0]
 
 def ask(value: str, limit: float = 5.0, app: int | None = None) -> ping.Answer:
     with App(app) as watched:
-        return ping.parse(value, dict(os.environ)).attempt(watched, limit)
+        return kinds.parse(value, dict(os.environ)).attempt(watched, limit)
 
 
 @contextlib.contextmanager
@@ -178,7 +178,7 @@ def test_http_no_more_than_a_quarter_of_a_megabyte_of_a_body_is_read() -> None:
             with contextlib.suppress(BlockingIOError):
                 while True:
                     sent += theirs.send(b"x" * 65536)
-            probes._drain(ours, BlockingIOError, Attempt(app, 5))
+            kinds._drain(ours, BlockingIOError, Attempt(app, 5))
             with contextlib.suppress(BlockingIOError):
                 while True:
                     read += len(ours.recv(65536))
@@ -225,7 +225,7 @@ def test_http_a_server_that_sends_a_byte_now_and_then_is_cut_at_the_limit(dribbl
 def test_the_limit_of_a_try_is_5_seconds() -> None:
     with server(silent) as port:
         started = time.monotonic()
-        answer = ping.parse(f"http://127.0.0.1:{port}/", {}).try_once(None)
+        answer = kinds.parse(f"http://127.0.0.1:{port}/", {}).try_once(None)
         took = time.monotonic() - started
     assert 4.9 <= took < 15
     assert (answer.ok, answer.text) == (False, "no answer within 5 s")
@@ -362,7 +362,7 @@ def test_tcp_a_listener_whose_queue_is_full_is_cut_at_the_limit() -> None:
 
 def in_namespace(code: str, *options: str) -> subprocess.CompletedProcess[str]:
     """Run Python *code* as root of namespaces of its own (unshare(1)), with a network of loopback alone."""
-    setup = f"import os, subprocess, sys; sys.path.insert(0, {ROOT!r}); from startup.ping import wait as ping\n"
+    setup = f"import os, subprocess, sys; sys.path.insert(0, {ROOT!r}); from startup.ping import kinds\n"
     setup += "import fcntl, socket, struct, time\n"
     setup += (
         "with socket.socket() as s: fcntl.ioctl(s, 0x8914, struct.pack('16sH14x', b'lo', 0x49))  # SIOCSIFFLAGS: up\n"
@@ -380,8 +380,8 @@ def test_tcp_a_connection_with_itself_is_no_answer() -> None:
     done = in_namespace("""
 open("/proc/sys/net/ipv4/ip_local_port_range", "w").write("40000 40000")
 with socket.socket() as plain: plain.connect(("127.0.0.1", 40000)); print("it is so here")
-print(ping.parse("tcp://127.0.0.1:40000", {}).try_once(None))
-print(ping.parse("auto", {"PORT": "40000"}).try_once(None))
+print(kinds.parse("tcp://127.0.0.1:40000", {}).try_once(None))
+print(kinds.parse("auto", {"PORT": "40000"}).try_once(None))
 """)
     if "it is so here" not in done.stdout:
         pytest.skip(f"no connection with itself on this kernel: {done.stderr}")
@@ -389,7 +389,7 @@ print(ping.parse("auto", {"PORT": "40000"}).try_once(None))
 
 
 def test_a_name_that_cannot_be_resolved_is_told() -> None:
-    done = in_namespace('print(ping.parse("http://app.invalid:80/", {}).try_once(None).text)')
+    done = in_namespace('print(kinds.parse("http://app.invalid:80/", {}).try_once(None).text)')
     assert done.stdout.startswith("the name app.invalid cannot be resolved ("), done.stdout + done.stderr
 
 
@@ -404,7 +404,7 @@ silent = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
 silent.bind(("127.0.0.1", 53))
 from startup.ping.attempt import App
 started = time.monotonic()
-print(ping.parse("tcp://app.invalid:80", {{}}).attempt(App(None), 0.5).text)
+print(kinds.parse("tcp://app.invalid:80", {{}}).attempt(App(None), 0.5).text)
 print(time.monotonic() - started)
 """,
         "--mount",
@@ -470,7 +470,7 @@ def test_cmd_reads_nothing_and_writes_nothing_of_ours(capfd: pytest.CaptureFixtu
 def test_cmd_gets_the_environment_that_was_given() -> None:
     with App(None) as app:
         environ = {"PATH": os.environ["PATH"], "ONLY_HERE": "yes"}
-        assert ping.parse('cmd: test "$ONLY_HERE" = yes', environ).attempt(app).ok
+        assert kinds.parse('cmd: test "$ONLY_HERE" = yes', environ).attempt(app).ok
 
 
 def test_cmd_more_output_than_a_pipe_holds_does_not_block_it() -> None:
@@ -527,7 +527,7 @@ def test_a_try_ends_with_the_app(value: str, with_pidfd: bool, monkeypatch: pyte
     try:
         with server(silent) as port:
             started = time.monotonic()
-            answer = ping.parse(value.format(port), dict(os.environ)).try_once(app.pid)
+            answer = kinds.parse(value.format(port), dict(os.environ)).try_once(app.pid)
             assert time.monotonic() - started < 4
         assert (answer.ok, answer.text) == (False, "the app has ended")
     finally:
@@ -538,9 +538,9 @@ def test_a_try_ends_with_the_app(value: str, with_pidfd: bool, monkeypatch: pyte
 def test_none_answers_while_the_app_lives() -> None:
     app = subprocess.Popen(["sleep", "94"])
     try:
-        assert ping.parse("none", {}).try_once(app.pid).ok
+        assert kinds.parse("none", {}).try_once(app.pid).ok
     finally:
         app.kill()
         app.wait()
-    assert not ping.parse("none", {}).try_once(app.pid).ok
-    assert ping.parse("none", {}).try_once(None).ok
+    assert not kinds.parse("none", {}).try_once(app.pid).ok
+    assert kinds.parse("none", {}).try_once(None).ok

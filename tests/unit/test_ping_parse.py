@@ -8,6 +8,7 @@ import sys
 
 import pytest
 
+from startup.ping import kinds
 from startup.ping import wait as ping
 from startup.ping.attempt import Attempt
 from startup.ping.kinds import AutoListen, AutoPort, Command, File, Http, Nothing, Tcp, Unix
@@ -31,7 +32,7 @@ from startup.ping.kinds import AutoListen, AutoPort, Command, File, Http, Nothin
     ],
 )
 def test_every_kind_of_the_contract_is_read(value: str, kind: type[ping.Ping]) -> None:
-    assert type(ping.parse(value, {})) is kind
+    assert type(kinds.parse(value, {})) is kind
 
 
 @pytest.mark.parametrize(
@@ -63,18 +64,18 @@ def test_every_kind_of_the_contract_is_read(value: str, kind: type[ping.Ping]) -
 )
 def test_a_value_that_cannot_be_read_is_told_what_would_be_right(value: str, right: str) -> None:
     with pytest.raises(ValueError, match=re.escape(right)):
-        ping.parse(value, {})
+        kinds.parse(value, {})
 
 
 @pytest.mark.parametrize(
     ("port", "kind"), [("8080", AutoPort), ("", AutoListen), ("http", AutoListen), ("0", AutoListen)]
 )
 def test_auto_heeds_PORT_and_ignores_one_that_is_no_port_number(port: str, kind: type[ping.Ping]) -> None:
-    assert type(ping.parse("auto", {"PORT": port})) is kind
+    assert type(kinds.parse("auto", {"PORT": port})) is kind
 
 
 def test_a_user_and_password_in_a_url_are_neither_sent_nor_shown() -> None:
-    one = ping.parse("http://user:p4ss@localhost:8000/x", {})
+    one = kinds.parse("http://user:p4ss@localhost:8000/x", {})
     assert str(one) == "http://localhost:8000/x"
     assert isinstance(one, Http) and b"p4ss" not in one._request
 
@@ -92,16 +93,16 @@ def test_a_user_and_password_in_a_url_are_neither_sent_nor_shown() -> None:
     ],
 )
 def test_the_request_is_what_the_url_says(value: str, first: str, host: str) -> None:
-    one = ping.parse(value, {})
+    one = kinds.parse(value, {})
     assert isinstance(one, Http)
     assert one._request.decode().split("\r\n")[:2] == [first, f"Host: {host}"]
 
 
 def test_auto_and_none_are_not_explicit() -> None:
-    assert not ping.parse("none", {}).explicit
-    assert not ping.parse("auto", {}).explicit
-    assert not ping.parse("auto", {"PORT": "80"}).explicit
-    assert ping.parse("tcp://localhost:80", {}).explicit
+    assert not kinds.parse("none", {}).explicit
+    assert not kinds.parse("auto", {}).explicit
+    assert not kinds.parse("auto", {"PORT": "80"}).explicit
+    assert kinds.parse("tcp://localhost:80", {}).explicit
 
 
 def test_reading_a_ping_imports_nothing_heavy() -> None:
@@ -113,9 +114,9 @@ import sys
 before = set(sys.modules)
 sys.modules["startup"] = package = type(sys)("startup")  # without startup/__init__.py, which is another room
 package.__path__ = ["startup"]
-from startup.ping import wait
-wait.parse("https://localhost/", {{}})
-wait.parse("cmd:true", {{}})
+from startup.ping import kinds
+kinds.parse("https://localhost/", {{}})
+kinds.parse("cmd:true", {{}})
 print(sorted(({{{heavy}}} & set(sys.modules)) - before))
 """
     root = __file__.rpartition("/tests/")[0]

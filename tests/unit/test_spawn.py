@@ -16,6 +16,7 @@ from types import FrameType
 import pytest
 
 from startup.errors import Interrupted
+from startup.ping import kinds
 from startup.ping import wait as ping
 from startup.ping.attempt import App
 from startup.process.command import Command
@@ -142,13 +143,13 @@ def nothing_left() -> Iterator[None]:
 def test_a_signals_handler_may_raise_while_the_app_is_waited_for(value: str) -> None:
     started = time.monotonic()
     with pytest.raises(Interrupted), Alarm(0.3):
-        ping.wait(ping.parse(value, os.environ), app=os.getpid(), timeout=20, interval=1, report=print, warn=print)
+        ping.wait(kinds.parse(value, os.environ), app=os.getpid(), timeout=20, interval=1, report=print, warn=print)
     assert time.monotonic() - started < 15
 
 
 def ask(line: str) -> None:
     with App(None) as app:
-        ping.parse(f"cmd: {line}", os.environ).attempt(app)
+        kinds.parse(f"cmd: {line}", os.environ).attempt(app)
 
 
 def run(line: str) -> None:
