@@ -11,7 +11,6 @@ import time
 
 from startup.ping import sockets
 from startup.ping.attempt import Answer, App, Attempt, Ping
-from startup.spawn import end, spawn
 
 TYPE_CHECKING = False  # as mypy knows it; typing itself is a costly import
 if TYPE_CHECKING:
@@ -209,6 +208,8 @@ class Command(Ping):
         return cls(f"the command {line!r}", line, environ)
 
     def answer(self, attempt: Attempt) -> Answer:
+        from startup.spawn import end, spawn
+
         ends = os.pipe()
         started: list[int] = []
         with open(ends[0], "rb", buffering=0) as reader, open(ends[1], "wb", buffering=0) as writer:
