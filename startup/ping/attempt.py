@@ -47,13 +47,11 @@ class App:
     def __init__(self, pid: int | None) -> None:
         self.pid = pid
         self._pidfd: int | None = None
-        self._end = select.poll()
         self._gone = False
         if pid is None:
             return
         try:
             self._pidfd = os.pidfd_open(pid)
-            self._end.register(self._pidfd, select.POLLIN)
         except ProcessLookupError:
             self._gone = True
         except (AttributeError, OSError):
@@ -69,24 +67,9 @@ class App:
 
     def ended(self) -> bool:
         """Has the app ended by now?"""
-        if self.pid is None or self._gone:
-            return self._gone
-        if self._pidfd is None:
-            self._gone = _ended(self.pid)
-        else:
-            self._gone = bool(self._end.poll(0))
+        if self.pid is not None and not self._gone:
+            self._gone = _ended(self.pid) if self._pidfd is None else bool(_poll({self._pidfd: select.POLLIN}, 0))
         return self._gone
-
-    def pause(self, seconds: float) -> None:
-        """Let *seconds* go by.
-
-        :raises AppEnded: as soon as the app ends.
-        """
-        if self.pid is not None and self._pidfd is None:
-            self.wait({}, seconds)
-        elif self._end.poll(seconds * 1000):
-            self._gone = True
-            raise AppEnded
 
     def wait(self, wanted: dict[int, int], seconds: float) -> set[int]:
         """The descriptors among *wanted* (descriptor: poll events) that are ready; none after *seconds*.

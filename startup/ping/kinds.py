@@ -404,16 +404,9 @@ def _resolve(host: str, port: int, attempt: Attempt) -> list[tuple[int, tuple[ob
 
     if host.lower() == "localhost":  # RFC 6761, 6.3: loopback without asking anybody; some images have no /etc/hosts
         return [(socket.AF_INET6, ("::1", port)), (socket.AF_INET, ("127.0.0.1", port))]
-    for family in (socket.AF_INET, socket.AF_INET6):
-        try:
-            socket.inet_pton(family, host)
-            return [(family, (host, port))]
-        except OSError:
-            pass
-    # Short forms (127.1) and scopes (fe80::1%eth0) are addresses, too.
     name = host.encode("ascii")  # as str it would cost the import of the idna codec
     try:
-        return _addresses(name, port, socket.AI_NUMERICHOST)
+        return _addresses(name, port, socket.AI_NUMERICHOST)  # short forms (127.1) and scopes (fe80::1%eth0), too
     except socket.gaierror:
         pass
     import threading

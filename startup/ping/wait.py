@@ -43,9 +43,6 @@ class Outcome:
         self.seconds = seconds
         self.tries = tries
 
-    def __repr__(self) -> str:
-        return f"Outcome({self.result!r}, {self.answer!r}, {self.seconds:.3f})"
-
 
 def wait(
     ping: Ping,
@@ -92,7 +89,7 @@ def wait(
                     break
                 lines.failed(answer, watched)
                 rest = max(pause, (used - _ADVANCE) / _SHARE)
-                watched.pause(min(rest, started + timeout - now) if timeout else rest)
+                watched.wait({}, min(rest, started + timeout - now) if timeout else rest)
                 longest = ping.fast_pause if now - started < _YOUNG or not interval else interval
                 pause = min(pause * _GROWTH, longest, interval or longest)
         except AppEnded:

@@ -64,7 +64,7 @@ class Command:
             raise TaskFailed(f"'{self._argv[0]}' could not be executed: {error.strerror}") from None
         if self._lost is not None:  # before there was anything to end
             raise self._lost
-        _wait_for(self._started[0], math.inf)
+        _wait_for_end(self._started[0])
         _, status = os.waitpid(self._started[0], 0)
         self._started.clear()  # what it has left in the background may stay
         return os.waitstatus_to_exitcode(status)
@@ -82,12 +82,12 @@ class Command:
     def _terminate(self, seconds: float) -> None:
         for pid in tuple(self._started):
             kill_group(pid, signal.SIGTERM)
-            _wait_for(pid, seconds)
+            _wait_for_end(pid, seconds)
             kill_group(pid, signal.SIGKILL)
 
 
-def _wait_for(pid: int, seconds: float) -> None:
-    """Returns when the process has ended, or after *seconds*."""
+def _wait_for_end(pid: int, seconds: float = math.inf) -> None:
+    """Returns when the process *pid* has ended, or after *seconds*."""
     until = time.monotonic() + seconds
     with App(pid) as process, contextlib.suppress(AppEnded):
         while (left := until - time.monotonic()) > 0:

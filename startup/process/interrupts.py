@@ -1,7 +1,8 @@
-"""What may end the work early: a signal, a time limit, the app's end. Each becomes an exception in the main thread.
+"""What may end the work early: a signal, a time limit, the app's end, a check that fails.
 
-psycopg then cancels the running statement on the server. A thread does what the main thread cannot while it is in C
-code: cancel a statement, which SQLite's need, and obey the second signal at once.
+The first three become exceptions in the main thread, for which psycopg cancels the running statement on the server. A
+thread does what the main thread cannot while it is in C code: cancel a statement, which SQLite's need, and obey the
+second signal at once.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from types import FrameType
 from startup import log
 from startup.errors import TASK_FAILED, AppEnded, Interrupted, TimedOut
 from startup.ping import attempt
+from startup.ping.attempt import App
 from startup.spawn import kill_group
 
 _APP_ENDED = signal.SIGUSR2
@@ -147,7 +149,30 @@ class Interrupts:
                         self.cancel()
 
     def _wait_for_app(self, pid: int) -> None:
-        with attempt.App(pid) as app, contextlib.suppress(attempt.AppEnded):
-            while not app.ended():
+        with App(pid) as app, contextlib.suppress(attempt.AppEnded):
+            while True:
                 app.wait({}, 3600)
         signal.pthread_kill(threading.main_thread().ident or 0, _APP_ENDED)
+
+
+@contextlib.contextmanager
+def watching(check: Callable[[], object], on_failure: Callable[[], None], every: float) -> Iterator[None]:
+    """Call *check* every so many seconds; the first time that it raises, call *on_failure* and look no more."""
+    over = threading.Event()
+
+    def look() -> None:
+        try:
+            while not over.wait(every):
+                check()
+        except Exception as error:
+            log.debug(f"the watch ends: {error}")
+            if not over.is_set():
+                on_failure()
+
+    thread = threading.Thread(target=look, name="startup-watch", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join(5)  # a check on a dead network may hang for longer; the thread ends with the process

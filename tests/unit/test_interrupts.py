@@ -83,7 +83,7 @@ Command(("/bin/sh", "-c", line), os.environ, interrupts, 60).wait()
     assert process.stderr is not None
     assert process.stderr.readline() == "there\n"
     process.send_signal(signal.SIGTERM)
-    assert process.stderr.readline() == "told\n"
+    assert "told\n" in iter(process.stderr.readline, "")
     process.send_signal(signal.SIGINT)
     assert process.wait(30) == 130
-    assert process.stderr.read() == "", "it is open as long as anybody of the group lives"
+    process.stderr.read()  # it ends when nobody of the group lives

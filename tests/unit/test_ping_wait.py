@@ -179,7 +179,12 @@ def test_without_a_time_limit_it_waits_on(app: subprocess.Popen[bytes], log: Log
 def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """How long each pause is to be; none of them is made."""
     found: list[float] = []
-    monkeypatch.setattr(App, "pause", lambda self, seconds: found.append(seconds))
+
+    def note(self: App, wanted: dict[int, int], seconds: float) -> set[int]:
+        found.append(seconds)
+        return set()
+
+    monkeypatch.setattr(App, "wait", note)
     return found
 
 
@@ -236,11 +241,12 @@ def test_one_costly_try_delays_none_that_follow(pauses: list[float], log: Log) -
 def test_cheap_tries_are_no_leave_to_be_costly_for_long(
     pauses: list[float], log: Log, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def pause(self: App, seconds: float) -> None:
+    def pause(self: App, wanted: dict[int, int], seconds: float) -> set[int]:
         pauses.append(seconds)
         time.sleep(0.005)
+        return set()
 
-    monkeypatch.setattr(App, "pause", pause)
+    monkeypatch.setattr(App, "wait", pause)
     wait(burning(lambda number: number > 60, last=64), None, log)
     assert pauses[-1] > 0.1
 
