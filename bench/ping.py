@@ -1,4 +1,4 @@
-"""2: from the moment the app listens to the moment the ping loop knows."""
+"""2: from the moment the app listens to the moment the ping loop knows, and what it costs until then."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ import shutil
 import subprocess
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
-from bench.measure import Group, Series, Verdict, progress
-from bench.things import APP, Bench, end
+from bench.measure import Group, Series, Verdict, interleave, progress
+from bench.things import APP, Bench, cpu_seconds, end, running
 from tests.conftest import pick_port
 
 HTTP = "startup-tasks, http://"
@@ -20,6 +21,37 @@ AUTO = "startup-tasks, auto"
 LATE = "startup-tasks, http://, after 10 s"
 WAIT_FOR_IT = "wait-for-it"
 CURL = "curl, once a second"
+#: What is asked for in vain, on a port where nothing listens, to see what that costs.
+COSTLY = "startup-tasks, a ping of 10 ms"
+IN_VAIN = {
+    "startup-tasks, tcp://": "tcp://127.0.0.1:{}",
+    HTTP: "http://localhost:{}/",
+    AUTO: "auto",
+    "startup-tasks, file://": "file:///nowhere/{}",
+    COSTLY: "costly",
+}
+#: Waits for an app (a pid) in vain; prints the share of a processor that this took.
+WAIT_IN_VAIN = """
+import sys, time
+from startup.ping import kinds, wait
+
+class Costly(wait.Ping):
+    def answer(self, attempt):
+        until = time.process_time() + 0.01
+        while time.process_time() < until:
+            pass
+        return wait.Answer(False, "no")
+
+def ask(seconds):
+    quiet = lambda text: None
+    wait.wait(one, app=int(sys.argv[2]), timeout=seconds, interval=1, report=quiet, warn=quiet)
+
+one = Costly("costly") if sys.argv[1] == "costly" else kinds.parse(sys.argv[1], {})
+ask(0.1)  # imports
+before = time.process_time()
+ask(3)
+print((time.process_time() - before) / 3)
+"""
 
 
 def measure(bench: Bench) -> list[Group]:
@@ -39,7 +71,37 @@ def measure(bench: Bench) -> list[Group]:
     late = series[LATE].percentile(100)
     verdicts.append(Verdict("the same after 10 s", "under 1 s (the cap)", f"{late:.2f} s at most", late < 1.0))
     note = "The app listens at a random moment between 1.5 and 6 s of its boot; 20 boots or so side by side."
-    return [Group("2", "From the app's answer to the loop's knowing", "ms", series, HTTP, verdicts, note)]
+    return [Group("2", "From the app's answer to the loop's knowing", "ms", series, HTTP, verdicts, note), _cost(bench)]
+
+
+def _cost(bench: Bench) -> Group:
+    """The first seconds of a boot, when pings come fast."""
+    cases = {name: partial(_in_vain, bench, value) for name, value in IN_VAIN.items()}
+    series = interleave({**cases, CURL: partial(_curl_in_vain, bench)}, bench.n(10, 2))
+    verdicts = [
+        Verdict(
+            f"a processor's time while waiting: {name.partition(', ')[2]}",
+            f"under {limit:.0%}",
+            f"{series[name].median:.1%}",
+            series[name].median < limit,
+        )
+        for name, limit in {name: 0.06 if name == COSTLY else 0.04 for name in IN_VAIN}.items()
+    ]
+    note = "Milliseconds of processor time for each second of the first three in which nothing answers."
+    return Group("2", "What waiting costs", "ms", series, CURL, verdicts, note)
+
+
+def _in_vain(bench: Bench, value: str) -> float:
+    with running(bench.start(["sleep", "60"])) as app:
+        argv = [bench.product.python, "-I", "-c", WAIT_IN_VAIN, value.format(pick_port()), str(app.pid)]
+        return float(subprocess.check_output(argv, text=True))
+
+
+def _curl_in_vain(bench: Bench) -> float:
+    loop = f"until curl -fs -o /dev/null http://127.0.0.1:{pick_port()}/; do sleep 1; done"
+    with running(bench.start(["/bin/sh", "-c", loop])) as process:
+        time.sleep(3)
+        return cpu_seconds([process.pid]) / 3
 
 
 def _judged(series: Series) -> tuple[str, str, bool]:

@@ -1,4 +1,4 @@
-"""Starting a command: the one way for tasks, hooks and ``cmd:`` pings. Knows the standard library alone."""
+"""One way to start a command, for tasks, hooks and ``cmd:`` pings. The standard library alone, as in ping/."""
 
 from __future__ import annotations
 
@@ -6,43 +6,56 @@ import os
 
 TYPE_CHECKING = False  # as mypy knows it; typing itself is a costly import
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Mapping, Sequence
+    import signal
+    from collections.abc import Mapping, Sequence
+else:
+    import _signal as signal  # without signal's enums, whose import takes longer than all else here
+
+#: What a shell that starts us with `&` ignores, and what Python does.
+_IGNORED = (signal.SIGINT, signal.SIGQUIT, signal.SIGPIPE, signal.SIGXFSZ)
 
 
 def spawn(
-    started: list[int], argv: Sequence[str], environ: Mapping[str, str], output: int, keep_open: Collection[int] = ()
+    started: list[int], argv: Sequence[str], environ: Mapping[str, str], output: int, keep_open: Sequence[int] = ()
 ) -> None:
-    """Start *argv*, whose first word is a path, and append its pid to *started*. OSError where it cannot be executed.
+    """Start *argv*, whose first word is a path, and append its pid to *started*: to be given to :func:`end` at last.
 
-    It leads a session, so a process group, of its own; reads nothing, and writes both streams to the descriptor
-    *output*. It inherits *keep_open* and no other descriptor, no blocked signal, and none that is ignored by a shell
-    that starts us with ``&`` (INT, QUIT; POSIX XCU 2.11) or by Python (PIPE, XFSZ).
+    It leads a session, and so a process group, of its own, blocks no signal and ignores none that it need not. It reads
+    /dev/null, writes to *output*, and of our other descriptors it gets *keep_open* alone.
+
+    :raises OSError: it cannot be executed.
     """
-    import functools
-    import signal
+    from functools import partial
 
-    start = functools.partial(
-        os.posix_spawn,
-        file_actions=[
-            (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0),
-            *((os.POSIX_SPAWN_DUP2, output, stream) for stream in (1, 2)),
-            *((os.POSIX_SPAWN_DUP2, kept, kept) for kept in keep_open),  # takes its close-on-exec away
-            *((os.POSIX_SPAWN_CLOSE, other) for other in _inherited() if other not in keep_open),
-        ],
-        setsid=True,
-        setsigmask=[],
-        setsigdef=[signal.SIGINT, signal.SIGQUIT, signal.SIGPIPE, signal.SIGXFSZ],
-    )
-    # One call of C code starts it and notes it: no signal's handler, which may raise, runs in between. To block the
-    # signals would not keep them from that, since Python runs handlers here whichever thread was struck.
-    started.extend(map(start, [argv[0]], [list(argv)], [dict(environ)]))
+    actions: list[tuple[object, ...]] = [(os.POSIX_SPAWN_DUP2, output, 1), (os.POSIX_SPAWN_DUP2, output, 2)]
+    for kept in keep_open:  # by way of 0: onto itself, dup2(2) would leave it to be closed (glibc before 2.29)
+        actions += [(os.POSIX_SPAWN_DUP2, kept, 0), (os.POSIX_SPAWN_DUP2, 0, kept)]
+    actions.append((os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0))
+    others = {int(name) for name in os.listdir("/proc/self/fd")} - {0, 1, 2, *keep_open}
+    actions += [(os.POSIX_SPAWN_CLOSE, other) for other in others]
+    start = partial(os.posix_spawn, argv[0], tuple(argv), file_actions=actions, setsigmask=(), setsigdef=_IGNORED)
+    # A signal's handler runs in the main thread between two bytecodes, whichever thread the signal has reached, so that
+    # no mask keeps it off. Here is no bytecode between the child's start and the note of it, nor is the GIL let go.
+    try:
+        started.extend(map(partial(start, setsid=True), [environ]))
+    except NotImplementedError:  # a Python that was built for an older C library
+        started.extend(map(partial(start, setpgroup=0), [environ]))
 
 
-def _inherited() -> Iterator[int]:
-    """The descriptors above 2 that an exec does not close: what was handed to us (systemd's, a shell's)."""
-    for name in os.listdir("/proc/self/fd"):
+def kill_group(pid: int, number: int) -> None:
+    """Send a signal to the process group of *pid*, if there is one of ours."""
+    try:
+        os.killpg(pid, number)
+    except (ProcessLookupError, PermissionError):
+        pass
+
+
+def end(started: Sequence[int]) -> None:
+    """Kill the process group of each child that was not waited for, and wait for it. Can be done twice."""
+    for pid in started:
         try:
-            if int(name) > 2 and os.get_inheritable(int(name)):
-                yield int(name)
-        except OSError:
-            pass  # the one of this very list
+            os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)  # still ours: the number is nobody else's
+            kill_group(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+        except ChildProcessError:
+            pass  # done before

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from startup.database.statement import AtStatement, Split, Statement
-from startup.process.watch import watching
+from startup.process.interrupts import watching
 
 Row = tuple[Any, ...]
 #: How often the lock is looked up while a command runs, in seconds.

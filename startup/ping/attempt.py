@@ -6,6 +6,10 @@ import os
 import select
 import time
 
+TYPE_CHECKING = False  # as mypy knows it; typing itself is a costly import
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
 #: Seconds; the contract's limit for each try.
 LIMIT = 5.0
 #: Seconds between looks at /proc where the kernel does not tell of a process's end (no pidfd: before Linux 5.3).
@@ -43,13 +47,11 @@ class App:
     def __init__(self, pid: int | None) -> None:
         self.pid = pid
         self._pidfd: int | None = None
-        self._end = select.poll()
         self._gone = False
         if pid is None:
             return
         try:
             self._pidfd = os.pidfd_open(pid)
-            self._end.register(self._pidfd, select.POLLIN)
         except ProcessLookupError:
             self._gone = True
         except (AttributeError, OSError):
@@ -65,24 +67,9 @@ class App:
 
     def ended(self) -> bool:
         """Has the app ended by now?"""
-        if self.pid is None or self._gone:
-            return self._gone
-        if self._pidfd is None:
-            self._gone = _ended(self.pid)
-        else:
-            self._gone = bool(self._end.poll(0))
+        if self.pid is not None and not self._gone:
+            self._gone = _ended(self.pid) if self._pidfd is None else bool(_poll({self._pidfd: select.POLLIN}, 0))
         return self._gone
-
-    def pause(self, seconds: float) -> None:
-        """Let *seconds* go by.
-
-        :raises AppEnded: as soon as the app ends.
-        """
-        if self.pid is not None and self._pidfd is None:
-            self.wait({}, seconds)
-        elif self._end.poll(seconds * 1000):
-            self._gone = True
-            raise AppEnded
 
     def wait(self, wanted: dict[int, int], seconds: float) -> set[int]:
         """The descriptors among *wanted* (descriptor: poll events) that are ready; none after *seconds*.
@@ -132,8 +119,10 @@ class Attempt:
 
 
 class Ping:
-    """One way to reach the app. The kinds are in :mod:`startup.probes`."""
+    """One way to reach the app. The kinds are in :mod:`startup.ping.kinds`."""
 
+    #: What follows the scheme, for a person; empty: nothing does.
+    form = ""
     #: An explicit ping that is never answered ends the boot; ``auto`` does not, and ``none`` cannot.
     explicit = True
     #: Seconds between the first tries, and the most that they grow to while the boot is young.
@@ -143,6 +132,11 @@ class Ping:
     def __init__(self, name: str) -> None:
         #: What is asked, for a person: the setting's value, never with a password.
         self.name = name
+
+    @classmethod
+    def parse(cls, scheme: str, rest: str, environ: Mapping[str, str]) -> Ping:
+        """The ping that *scheme* and *rest* ask for; ValueError says what would be right."""
+        return cls(scheme)
 
     def __str__(self) -> str:
         return self.name

@@ -1,4 +1,4 @@
-"""The kinds of ping, and :func:`parse`, which reads one. Another one is a class here, and a line in SCHEMES.
+"""The kinds of ping: a class for each, and its line in :data:`KINDS`, at the end.
 
 What only one kind needs is imported where it asks, so that the others do not pay for it.
 """
@@ -42,34 +42,35 @@ class Nothing(Ping):
 
 
 class File(Ping):
-    """``file:///PATH``: the file is there."""
+    """``file:///PATH``: the file is there. The path is taken as it is."""
+
+    form = "/PATH"
 
     def __init__(self, name: str, path: str) -> None:
         super().__init__(name)
         self.path = path
 
     @classmethod
-    def parse(cls, value: str, rest: str, environ: Mapping[str, str]) -> Ping:
-        return cls(value, _path(value, rest))
+    def parse(cls, scheme: str, rest: str, environ: Mapping[str, str]) -> Ping:
+        if not rest.startswith("/") or "\0" in rest:
+            raise ValueError(
+                f"an absolute path belongs after {scheme}, so that there are three slashes: {scheme}{cls.form}"
+            )
+        return cls(scheme + rest, rest)
 
     def answer(self, attempt: Attempt) -> Answer:
         os.stat(self.path)
         return Answer(True, "the file is there")
 
 
-class Unix(Ping):
+class Unix(File):
     """``unix:///PATH``: the socket accepts."""
 
-    def __init__(self, name: str, path: str) -> None:
-        super().__init__(name)
-        self.path = path
-
     @classmethod
-    def parse(cls, value: str, rest: str, environ: Mapping[str, str]) -> Ping:
-        path = _path(value, rest)
-        if len(path.encode("utf-8", "surrogateescape")) > 107:  # unix(7): sun_path
+    def parse(cls, scheme: str, rest: str, environ: Mapping[str, str]) -> Ping:
+        if len(rest.encode("utf-8", "surrogateescape")) > 107:  # unix(7): sun_path
             raise ValueError("the path of a unix socket has 107 bytes at most")
-        return cls(value, path)
+        return super().parse(scheme, rest, environ)
 
     def answer(self, attempt: Attempt) -> Answer:
         import socket
@@ -86,10 +87,19 @@ class Unix(Ping):
 class Tcp(Ping):
     """``tcp://HOST:PORT``: the connection is accepted."""
 
+    form = "HOST:PORT"
+
     def __init__(self, name: str, host: str, port: int) -> None:
         super().__init__(name)
         self.host = host
         self.port = port
+
+    @classmethod
+    def parse(cls, scheme: str, rest: str, environ: Mapping[str, str]) -> Ping:
+        authority, host, port, target = _read_address(rest, scheme + cls.form, "")
+        if target not in ("", "/"):
+            raise ValueError(f"it should be {scheme}{cls.form}, without a path")
+        return cls(scheme + authority, host, port)
 
     def advice(self, app: App) -> str:
         rows = sockets.of_app(app.pid, sockets.listening(app.pid))
@@ -99,13 +109,6 @@ class Tcp(Ping):
             return f"the app listens on {', '.join(sockets.urls(rows))}, so ping that"
         return super().advice(app)
 
-    @classmethod
-    def parse(cls, value: str, rest: str, environ: Mapping[str, str]) -> Ping:
-        place = _Place("tcp://HOST:PORT", rest)
-        if place.target not in ("", "/"):
-            raise ValueError(f"it should be {place.form}, without a path")
-        return cls(f"tcp://{place.authority}", place.host, place.port)
-
     def answer(self, attempt: Attempt) -> Answer:
         with _connect(self.host, self.port, attempt):
             return Answer(True, "connection accepted")
@@ -114,8 +117,11 @@ class Tcp(Ping):
 class Http(Tcp):
     """``http://`` and ``https://``: any status below 500. Redirects are not followed, proxies not used.
 
-    The body is not needed: a server that never ends it has answered with its status line.
+    The body is not needed: a server that never ends it has answered with its status line. A user and password in the
+    URL are left out, since 401 is an answer.
     """
+
+    form = "HOST:PORT/PATH"
 
     def __init__(self, name: str, host: str, port: int, target: str, tls: bool) -> None:
         super().__init__(name, host, port)
@@ -128,13 +134,14 @@ class Http(Tcp):
         self._contexts: dict[bool, ssl.SSLContext] = {}
 
     @classmethod
-    def parse(cls, value: str, rest: str, environ: Mapping[str, str]) -> Ping:
-        scheme = value.partition(":")[0].lower()
-        place = _Place(f"{scheme}://HOST:PORT/PATH", rest, "443" if scheme == "https" else "80")
-        target = place.target if place.target.startswith("/") else "/" + place.target
+    def parse(cls, scheme: str, rest: str, environ: Mapping[str, str]) -> Ping:
+        tls = scheme == "https://"
+        authority, host, port, target = _read_address(rest, scheme + cls.form, "443" if tls else "80")
+        if not target.startswith("/"):
+            target = "/" + target
         # RFC 3986, 2.1: what may not stand in a request line as it is, above all spaces and line ends, is encoded.
         encoded = "".join(chr(b) if 32 < b < 127 else f"%{b:02X}" for b in target.encode("utf-8", "surrogateescape"))
-        return cls(f"{scheme}://{place.authority}{target}", place.host, place.port, encoded, tls=scheme == "https")
+        return cls(scheme + authority + target, host, port, encoded, tls)
 
     def answer(self, attempt: Attempt) -> Answer:
         with _connect(self.host, self.port, attempt) as plain:
@@ -184,6 +191,7 @@ class Command(Ping):
     Its environment is *environ*; stdin is empty, and the last line of its output is part of the answer.
     """
 
+    form = "COMMAND"
     first_pause = 0.1
     fast_pause = 1.0
 
@@ -193,26 +201,27 @@ class Command(Ping):
         self.environ = dict(environ)
 
     @classmethod
-    def parse(cls, value: str, rest: str, environ: Mapping[str, str]) -> Ping:
-        if not rest.strip() or "\0" in rest:
+    def parse(cls, scheme: str, rest: str, environ: Mapping[str, str]) -> Ping:
+        line = rest.strip()
+        if not line or "\0" in line:
             raise ValueError("a command line belongs after cmd:, as in cmd:pg_isready -q")
-        return cls(f"the command {rest.strip()!r}", rest.strip(), environ)
+        return cls(f"the command {line!r}", line, environ)
 
     def answer(self, attempt: Attempt) -> Answer:
-        from startup.spawn import spawn
+        from startup.spawn import end, spawn
 
         ends = os.pipe()
         started: list[int] = []
         with open(ends[0], "rb", buffering=0) as reader, open(ends[1], "wb", buffering=0) as writer:
             try:
                 try:
-                    spawn(started, ["/bin/sh", "-c", self.line], self.environ, writer.fileno())
+                    spawn(started, ("/bin/sh", "-c", self.line), self.environ, ends[1])
                     writer.close()
                     tail, ended = _watch(started[0], reader.fileno(), attempt)
                 finally:
-                    _end(started)
+                    end(started)
             finally:
-                _end(started)  # again: the handler may have raised in the first
+                end(started)  # again: the handler may have raised in the first
         if ended is None:
             return Answer(False, f"it did not end within {attempt.limit:.2g} s")
         if ended.si_code != os.CLD_EXITED:
@@ -225,10 +234,19 @@ class Command(Ping):
         return Answer(False, f"{state}: {last}" if last else state, state)
 
 
-class AutoPort(Ping):
-    """``auto`` where ``$PORT`` is set: something accepts there on loopback, IPv4 or IPv6."""
+class Auto(Ping):
+    """``auto``: what can be known of an app without being told. A PORT that is no port number is as good as none."""
 
     explicit = False
+
+    @classmethod
+    def parse(cls, scheme: str, rest: str, environ: Mapping[str, str]) -> Ping:
+        port = environ.get("PORT", "").strip()
+        return AutoPort(int(port)) if _is_port(port) else AutoListen()
+
+
+class AutoPort(Auto):
+    """``auto`` where ``$PORT`` is set: something accepts there on loopback, IPv4 or IPv6."""
 
     def __init__(self, port: int) -> None:
         super().__init__("auto")
@@ -255,15 +273,13 @@ class AutoPort(Ping):
         return f"PORT is {self.port}, but the app listens on no TCP port; {_ADVICE}"
 
 
-class AutoListen(Ping):
+class AutoListen(Auto):
     """``auto`` without ``$PORT``: the app, or any process under it, listens on a TCP port.
 
     Nothing is connected to. The list of sockets is read each time; whose they are is looked up when it has changed,
     and every few seconds, because a socket can be handed on. Where the app itself listens, its children's ports are
     not looked for.
     """
-
-    explicit = False
 
     def __init__(self) -> None:
         super().__init__("auto")
@@ -286,79 +302,61 @@ class AutoListen(Ping):
         return f"the app listens on no TCP port yet; {_ADVICE}"
 
 
-#: How each kind is written, and what reads it.
-SCHEMES = {
-    "http": ("http://HOST:PORT/PATH", Http.parse),
-    "https": ("https://HOST:PORT/PATH", Http.parse),
-    "tcp": ("tcp://HOST:PORT", Tcp.parse),
-    "unix": ("unix:///PATH", Unix.parse),
-    "file": ("file:///PATH", File.parse),
-    "cmd": ("cmd:COMMAND", Command.parse),
-}
-
-
-def parse(value: str, environ: Mapping[str, str]) -> Ping:
-    """The ping that STARTUP_PING's *value* asks for.
-
-    *environ* gives ``auto`` its PORT (one that is no port number is as good as none) and a command its environment.
-    Paths after ``unix://`` and ``file://`` are taken as they are; a user and password in a URL are left out, since 401
-    is an answer.
-
-    :raises ValueError: it cannot be read; the text says what would be right.
-    """
-    value = value.strip()
-    if value.lower() == "none":
-        return Nothing("none")
-    if value.lower() == "auto":
-        port = environ.get("PORT", "").strip()
-        return AutoPort(int(port)) if _is_port(port) else AutoListen()
-    scheme, colon, rest = value.partition(":")
-    form, reader = SCHEMES.get(scheme.lower(), ("", None))
-    slashes = "//" if "://" in form else ""
-    if reader is None or not colon or not rest.startswith(slashes):
-        raise ValueError(f"a ping is one of {', '.join(form for form, _ in SCHEMES.values())}, none or auto")
-    return reader(value, rest[len(slashes) :], environ)
-
-
-def _path(value: str, rest: str) -> str:
-    if not rest.startswith("/") or "\0" in rest:
-        scheme = value.partition(":")[0].lower()
-        raise ValueError(
-            f"an absolute path belongs after {scheme}://, so that there are three slashes: {scheme}:///PATH"
-        )
-    return rest
-
-
-class _Place:
-    """What stands behind ``scheme://``, whose right form is *form*: authority (without a user), host, port, target."""
-
-    def __init__(self, form: str, rest: str, default_port: str = "") -> None:
-        end = min((rest.find(mark) for mark in "/?#" if mark in rest), default=len(rest))
-        self.form, self.authority, self.target = form, rest[:end].rpartition("@")[2], rest[end:].partition("#")[0]
-        wrong = False
-        if self.authority.startswith("["):
-            self.host, closed, port = self.authority[1:].partition("]")
-            wrong = not closed or ":" not in self.host or (port != "" and not port.startswith(":"))
-            port = port[1:]
-        else:
-            self.host, _, port = self.authority.partition(":")
-        if wrong or ":" in port:
-            raise ValueError(f"it should be {form}, an IPv6 address in brackets as in {form.replace('HOST', '[::1]')}")
-        if not self.host or not self.host.isascii() or not self.host.isprintable() or " " in self.host:
-            raise ValueError(f"it should be {form}; HOST is a name in ASCII or an address")
-        if not _is_port(port or default_port):
-            raise ValueError(f"it should be {form}; PORT is a number from 1 to 65535")
-        self.port = int(port or default_port)
-
-
-def _is_port(text: str) -> bool:
-    return text.isascii() and text.isdigit() and len(text) <= 5 and 1 <= int(text) <= 65535
-
-
 _ADVICE = (
     "where it never will, set STARTUP_PING=none; where it says in another way that it is up, "
     "STARTUP_PING=unix:///PATH, file:///PATH or cmd:COMMAND"
 )
+
+#: What a ping begins with, and what reads the rest of it.
+KINDS: dict[str, type[Ping]] = {
+    "http://": Http,
+    "https://": Http,
+    "tcp://": Tcp,
+    "unix://": Unix,
+    "file://": File,
+    "cmd:": Command,
+    "none": Nothing,
+    "auto": Auto,
+}
+
+
+def parse(value: str, environ: Mapping[str, str]) -> Ping:
+    """The ping that STARTUP_PING's *value* asks for; *environ* gives ``auto`` its PORT, and a command all that it gets.
+
+    :raises ValueError: it cannot be read; the text says what would be right.
+    """
+    value = value.strip()
+    for scheme, kind in KINDS.items():
+        start, rest = value[: len(scheme)], value[len(scheme) :]
+        if start.lower() == scheme and (kind.form or not rest):
+            return kind.parse(scheme, rest, environ)
+    *others, last = (scheme + kind.form for scheme, kind in KINDS.items())
+    raise ValueError(f"a ping is one of {', '.join(others)} or {last}")
+
+
+def _read_address(rest: str, form: str, default_port: str) -> tuple[str, str, int, str]:
+    """HOST:PORT as it stands there, the host, the port, and the path with its query; ValueError with *form* in it."""
+    end = min((rest.find(mark) for mark in "/?#" if mark in rest), default=len(rest))
+    authority, target = rest[:end].rpartition("@")[2], rest[end:].partition("#")[0]
+    if authority.startswith("["):
+        host, closed, port = authority[1:].partition("]")
+        wrong = not closed or ":" not in host or (port != "" and not port.startswith(":"))
+        port = port[1:]
+    else:
+        host, _, port = authority.partition(":")
+        wrong = False
+    if wrong or ":" in port:
+        raise ValueError(f"it should be {form}, an IPv6 address in brackets as in {form.replace('HOST', '[::1]')}")
+    if not host or not host.isascii() or not host.isprintable() or " " in host:
+        raise ValueError(f"it should be {form}; HOST is a name in ASCII or an address")
+    port = port or default_port
+    if not _is_port(port):
+        raise ValueError(f"it should be {form}; PORT is a number from 1 to 65535")
+    return authority, host, int(port), target
+
+
+def _is_port(text: str) -> bool:
+    return text.isascii() and text.isdigit() and len(text) <= 5 and 1 <= int(text) <= 65535
 
 
 def _is_loopback(host: str) -> bool:
@@ -406,16 +404,9 @@ def _resolve(host: str, port: int, attempt: Attempt) -> list[tuple[int, tuple[ob
 
     if host.lower() == "localhost":  # RFC 6761, 6.3: loopback without asking anybody; some images have no /etc/hosts
         return [(socket.AF_INET6, ("::1", port)), (socket.AF_INET, ("127.0.0.1", port))]
-    for family in (socket.AF_INET, socket.AF_INET6):
-        try:
-            socket.inet_pton(family, host)
-            return [(family, (host, port))]
-        except OSError:
-            pass
-    # Short forms (127.1) and scopes (fe80::1%eth0) are addresses, too.
     name = host.encode("ascii")  # as str it would cost the import of the idna codec
     try:
-        return _addresses(name, port, socket.AI_NUMERICHOST)
+        return _addresses(name, port, socket.AI_NUMERICHOST)  # short forms (127.1) and scopes (fe80::1%eth0), too
     except socket.gaierror:
         pass
     import threading
@@ -535,19 +526,6 @@ def _watch(pid: int, output: int, attempt: Attempt) -> tuple[bytes, os.waitid_re
     finally:
         if pidfd >= 0:
             os.close(pidfd)
-
-
-def _end(started: list[int]) -> None:
-    """Kill the process group of each child and reap the child. Can be done twice."""
-    import signal
-
-    for pid in started:
-        try:
-            os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)  # still ours: the number is nobody else's
-            os.killpg(pid, signal.SIGKILL)
-            os.waitpid(pid, 0)
-        except ChildProcessError:
-            pass  # done before
 
 
 def _last_line(output: bytes) -> str:

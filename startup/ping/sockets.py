@@ -185,15 +185,7 @@ def _sockets(pid: int) -> list[int]:
 def _read(path: str) -> bytes | None:
     """A file of /proc, None when it cannot be read: the process is gone, or there is no IPv6."""
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        with open(path, "rb", buffering=0) as file:
+            return file.read()
     except OSError:
         return None
-    try:
-        chunks = []
-        while chunk := os.read(descriptor, _READ):
-            chunks.append(chunk)
-        return b"".join(chunks)
-    except OSError:
-        return None
-    finally:
-        os.close(descriptor)

@@ -1,4 +1,4 @@
-"""Waiting for the app: a ping is asked again and again until it is answered, or never will be.
+"""The ping: is the app up? :func:`kinds.parse` reads one from STARTUP_PING, :func:`wait` asks it until it is answered.
 
 Runs while the app boots, so it knows the standard library alone, and of that as little as possible.
 """
@@ -12,6 +12,8 @@ from startup.ping.attempt import LIMIT, Answer, App, AppEnded, Ping
 TYPE_CHECKING = False  # as mypy knows it; typing itself is a costly import
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+__all__ = ["ANSWERED", "DIED", "TIMED_OUT", "Answer", "Outcome", "Ping", "wait"]
 
 ANSWERED, DIED, TIMED_OUT = "answered", "died", "timed out"
 
@@ -29,8 +31,8 @@ _LINE_EVERY = 10.0
 class Outcome:
     """How a wait ended.
 
-    ``result`` is ANSWERED, DIED (the app ended) or TIMED_OUT; ``answer`` is the last try's own; ``seconds`` is
-    how long it took, and ``tries`` how often it was asked.
+    ``result`` is ANSWERED, DIED (the app ended) or TIMED_OUT; ``answer`` is the last try's own; ``seconds`` is how long
+    it took, and ``tries`` how often it was asked.
     """
 
     __slots__ = ("answer", "result", "seconds", "tries")
@@ -40,9 +42,6 @@ class Outcome:
         self.answer = answer
         self.seconds = seconds
         self.tries = tries
-
-    def __repr__(self) -> str:
-        return f"Outcome({self.result!r}, {self.answer!r}, {self.seconds:.3f})"
 
 
 def wait(
@@ -90,7 +89,7 @@ def wait(
                     break
                 lines.failed(answer, watched)
                 rest = max(pause, (used - _ADVANCE) / _SHARE)
-                watched.pause(min(rest, started + timeout - now) if timeout else rest)
+                watched.wait({}, min(rest, started + timeout - now) if timeout else rest)
                 longest = ping.fast_pause if now - started < _YOUNG or not interval else interval
                 pause = min(pause * _GROWTH, longest, interval or longest)
         except AppEnded:

@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import signal
-import threading
 import time
 from collections.abc import Mapping, Sequence
 
 from startup.errors import LockLost, TaskFailed
+from startup.ping.attempt import App, AppEnded
 from startup.process.interrupts import Interrupts
-from startup.spawn import spawn
+from startup.spawn import end, kill_group, spawn
 
-#: Seconds between two looks at a command that was told to end.
-_LOOK = 0.02
+#: Seconds. A signal that comes just before the main thread falls asleep, or to another thread, is heeded after them.
+_NAP = 0.1
 
 
 class Command:
-    """One command, to be run once. stdout and stdin stay the app's: it writes to stderr and reads nothing."""
+    """One command. stdout and stdin stay the app's: it writes to stderr and reads nothing."""
 
     def __init__(
         self,
@@ -30,65 +31,71 @@ class Command:
     ) -> None:
         self._argv = argv
         self._environ = environ
-        self._groups = interrupts.groups
+        self._interrupts = interrupts
         self._stop_timeout = stop_timeout
         self._keep_open = keep_open
-        self._started: list[int] = []
         self._lost: LockLost | None = None
+        #: Its pid, from when it is started until it was waited for.
+        self._started: list[int] = []
 
-    def run(self) -> None:
-        """Start it, and wait until it has ended; TaskFailed unless with 0, LockLost when :meth:`lose` ended it.
+    def wait(self) -> None:
+        """Start it and wait for its end; TaskFailed unless with 0, LockLost when :meth:`lose` ended it.
 
-        Whatever this raises, nothing of the command is left behind.
+        Started here and not before: nothing that is raised, from the first moment on, may leave it behind.
         """
+        self._interrupts.groups = self._started
         try:
             try:
-                spawn(self._started, self._argv, self._environ, output=2, keep_open=self._keep_open)
-            except OSError as error:
-                raise TaskFailed(f"'{self._argv[0]}' could not be executed: {error.strerror}") from None
-            self._groups.update(self._started)
-            if self._lost is not None:  # before it was started
-                self.lose(self._lost)
-            os.waitid(os.P_PID, self._started[0], os.WEXITED | os.WNOWAIT)
-        except BaseException:
-            self._stop()
-            raise
+                code = self._run()
+            except BaseException:
+                self.stop()
+                raise
         finally:
-            self._groups.difference_update(self._started)
-        code = os.waitstatus_to_exitcode(os.waitpid(self._started[0], 0)[1])
+            end(self._started)  # again: a second signal may have cut stop() short
         if self._lost is not None:
             raise self._lost
         if code:
             raise TaskFailed(in_words(code))
 
-    def _stop(self) -> None:
-        """TERM, then KILL after STARTUP_STOP_TIMEOUT (0: as late as it likes), to the whole group."""
-        self._kill(signal.SIGTERM)
-        end = time.monotonic() + self._stop_timeout
-        for pid in self._started:
-            while not os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT | os.WNOHANG):
-                if self._stop_timeout and time.monotonic() >= end:
-                    break
-                time.sleep(_LOOK)
-            self._kill(signal.SIGKILL)  # before it is reaped, so the number is nobody else's
-            os.waitpid(pid, 0)
+    def _run(self) -> int:
+        try:
+            spawn(self._started, self._argv, self._environ, 2, self._keep_open)
+        except OSError as error:
+            raise TaskFailed(f"'{self._argv[0]}' could not be executed: {error.strerror}") from None
+        if self._lost is not None:  # before there was anything to end
+            raise self._lost
+        _wait_for_end(self._started[0])
+        _, status = os.waitpid(self._started[0], 0)
+        self._started.clear()  # what it has left in the background may stay
+        return os.waitstatus_to_exitcode(status)
+
+    def stop(self) -> None:
+        """TERM, then KILL after STARTUP_STOP_TIMEOUT, to the whole group."""
+        self._terminate(self._stop_timeout or math.inf)
+        end(self._started)
 
     def lose(self, reason: LockLost) -> None:
         """The lock is gone, so somebody else may start: end the group now. Called from the watching thread."""
         self._lost = reason
-        self._kill(signal.SIGTERM)
-        killer = threading.Timer(self._stop_timeout, self._kill, (signal.SIGKILL,))
-        killer.daemon = True
-        killer.start()
+        self._terminate(self._stop_timeout)
 
-    def _kill(self, number: int) -> None:
-        for pid in self._started:
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(pid, number)
+    def _terminate(self, seconds: float) -> None:
+        for pid in tuple(self._started):
+            kill_group(pid, signal.SIGTERM)
+            _wait_for_end(pid, seconds)
+            kill_group(pid, signal.SIGKILL)
+
+
+def _wait_for_end(pid: int, seconds: float = math.inf) -> None:
+    """Returns when the process *pid* has ended, or after *seconds*."""
+    until = time.monotonic() + seconds
+    with App(pid) as process, contextlib.suppress(AppEnded):
+        while (left := until - time.monotonic()) > 0:
+            process.wait({}, min(left, _NAP))
 
 
 def in_words(code: int) -> str:
-    """How a process ended; *code* is negative for a signal, as os.waitstatus_to_exitcode() has it."""
+    """How a process ended; *code* is negative for a signal, as subprocess has it."""
     if code < 0:
         what = " (out of memory, or kill -9)" if -code == signal.SIGKILL else ""
         return f"it was killed by {signal.Signals(-code).name}{what}"

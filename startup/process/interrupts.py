@@ -1,7 +1,8 @@
-"""What may end the work early: a signal, a time limit, the app's end. Each becomes an exception in the main thread.
+"""What may end the work early: a signal, a time limit, the app's end, a check that fails.
 
-psycopg then cancels the running statement on the server. A thread does what the main thread cannot while it is in C
-code: cancel a statement of SQLite's, and obey the second signal at once.
+The first three become exceptions in the main thread, for which psycopg cancels the running statement on the server. A
+thread does what the main thread cannot while it is in C code: cancel a statement, which SQLite's need, and obey the
+second signal at once.
 """
 
 from __future__ import annotations
@@ -16,6 +17,9 @@ from types import FrameType
 
 from startup import log
 from startup.errors import TASK_FAILED, AppEnded, Interrupted, TimedOut
+from startup.ping import attempt
+from startup.ping.attempt import App
+from startup.spawn import kill_group
 
 _APP_ENDED = signal.SIGUSR2
 _AGAIN = signal.SIGUSR1
@@ -26,20 +30,21 @@ _MARGIN = 1.0
 _UNDER_WAY = 10.0
 _MARK = 0
 _STOP = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP)
+#: What ends the statement that the main thread is in.
+_ENDS = (*_STOP, signal.SIGALRM, _APP_ENDED)
 
 
 class Interrupts:
     """Installed once a process, from its main thread."""
 
     def __init__(self) -> None:
-        self.signals = 0
-        #: Process groups to be killed should this process have to end at once.
-        self.groups: set[int] = set()
+        #: The process group that runs, if one does: killed should this process have to end at once.
+        self.groups: list[int] = []
         #: Called, from another thread, to end a statement that the main thread is in.
         self.cancel: Callable[[], None] | None = None
         self._raised = False
         self._swallowed: Interrupted | None = None
-        self._writer = -1
+        self._wakeup = -1
         self._settled = threading.Event()
 
     def install(self) -> None:
@@ -51,18 +56,19 @@ class Interrupts:
         signal.signal(_APP_ENDED, self._on_app_ended)
         signal.signal(_AGAIN, self._on_again)
         sys.unraisablehook = self._on_unraisable
-        reader, writer = os.pipe()
-        os.set_blocking(writer, False)
-        signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
-        self._writer = writer
+        reader, self._wakeup = os.pipe()
+        os.set_blocking(self._wakeup, False)
+        signal.set_wakeup_fd(self._wakeup, warn_on_full_buffer=False)
         threading.Thread(target=self._watch, args=(reader,), daemon=True, name="signals").start()
 
     def settle(self) -> None:
-        """Returns when no cancel is under way any more: a late one would strike the next statement."""
-        if self._writer >= 0:
-            self._settled.clear()
-            os.write(self._writer, bytes([_MARK]))
-            self._settled.wait(_UNDER_WAY)
+        """Returns when no cancel is under way any more: a late one would strike the next statement.
+
+        The mark stands behind every signal that has come, and the thread that cancels reads them in turn.
+        """
+        self._settled.clear()
+        os.write(self._wakeup, bytes([_MARK]))
+        self._settled.wait(_UNDER_WAY)
 
     @contextlib.contextmanager
     def limit(self, seconds: float, grace: float, what: str) -> Iterator[None]:
@@ -96,8 +102,7 @@ class Interrupts:
     def exit_at_once(self, code: int) -> None:
         """Kill what was started, and this process: the server then ends our session by itself."""
         for group in tuple(self.groups):
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(group, signal.SIGKILL)
+            kill_group(group, signal.SIGKILL)
         os._exit(code)
 
     def _on_stop(self, number: int, frame: FrameType | None) -> None:
@@ -105,7 +110,7 @@ class Interrupts:
 
     def _on_alarm(self, number: int, frame: FrameType | None) -> None:
         if not self._raised:
-            raise TimedOut(70)
+            raise TimedOut(TASK_FAILED)
 
     def _on_app_ended(self, number: int, frame: FrameType | None) -> None:
         self._raise(AppEnded(0))
@@ -130,22 +135,44 @@ class Interrupts:
             raise reason
 
     def _watch(self, reader: int) -> None:
+        stops = 0
         while True:
             for number in os.read(reader, 64):
                 if number == _MARK:
                     self._settled.set()
                 if number in _STOP:
-                    self.signals += 1
-                    if self.signals > 1:
+                    stops += 1
+                    if stops > 1:
                         self.exit_at_once(128 + number)
-                if (number in _STOP or number in (signal.SIGALRM, _APP_ENDED)) and self.cancel is not None:
+                if number in _ENDS and self.cancel is not None:
                     with contextlib.suppress(Exception):
                         self.cancel()
 
     def _wait_for_app(self, pid: int) -> None:
-        from startup.ping import attempt
-
-        with attempt.App(pid) as app, contextlib.suppress(attempt.AppEnded):
-            while not app.ended():
+        with App(pid) as app, contextlib.suppress(attempt.AppEnded):
+            while True:
                 app.wait({}, 3600)
         signal.pthread_kill(threading.main_thread().ident or 0, _APP_ENDED)
+
+
+@contextlib.contextmanager
+def watching(check: Callable[[], object], on_failure: Callable[[], None], every: float) -> Iterator[None]:
+    """Call *check* every so many seconds; the first time that it raises, call *on_failure* and look no more."""
+    over = threading.Event()
+
+    def look() -> None:
+        try:
+            while not over.wait(every):
+                check()
+        except Exception as error:
+            log.debug(f"the watch ends: {error}")
+            if not over.is_set():
+                on_failure()
+
+    thread = threading.Thread(target=look, name="startup-watch", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join(5)  # a check on a dead network may hang for longer; the thread ends with the process

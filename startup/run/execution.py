@@ -75,11 +75,11 @@ class Execution:
         if task.function is not None:
             self._call(task, session)
         elif session is None:
-            self._command(task).run()
+            self._command(task).wait()
         else:
             command = self._command(task, session.lock_fd)
             with session.watch(lambda: command.lose(LockLost(LOST.format(task.name)))):
-                command.run()
+                command.wait()
         return ""
 
     def _call(self, task: Task, session: Session | None) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -38,7 +39,7 @@ time.sleep(60)
     assert done.stderr == ""
 
 
-def test_after_a_time_limit_no_cancel_is_under_way_any_more() -> None:
+def test_a_time_limit_cancels_once_and_after_it_no_cancel_is_under_way_any_more() -> None:
     """A late one would strike the next statement, which writes down that the task has failed."""
     script = f"""
 import sys, threading, time
@@ -47,10 +48,9 @@ from startup.errors import TimedOut
 from startup.process.interrupts import Interrupts
 
 def cancel():
-    if threading.current_thread() is not threading.main_thread():
-        print("begins", flush=True)
-        time.sleep(0.5)
-        print("ends", flush=True)
+    print("begins in", threading.current_thread().name, flush=True)
+    time.sleep(0.5)
+    print("ends", flush=True)
 
 interrupts = Interrupts()
 interrupts.install()
@@ -63,4 +63,27 @@ except TimedOut:
 print("goes on", flush=True)
 """
     done = subprocess.run([sys.executable, "-I", "-c", script], capture_output=True, text=True, timeout=30)
-    assert done.stdout.split("\n") == ["begins", "ends", "goes on", ""], done.stderr
+    assert done.stdout.split("\n") == ["begins in signals", "ends", "goes on", ""], done.stderr
+
+
+def test_a_second_stop_signal_ends_at_once_and_kills_what_was_started() -> None:
+    """Also a command that does not heed TERM, while the first signal's ending of it is still waited for."""
+    script = f"""
+import os, sys
+sys.path.insert(0, {str(ROOT)!r})
+from startup.process.command import Command
+from startup.process.interrupts import Interrupts
+
+interrupts = Interrupts()
+interrupts.install()
+line = "trap 'echo told' TERM; echo there; while :; do sleep 0.05; done"
+Command(("/bin/sh", "-c", line), os.environ, interrupts, 60).wait()
+"""
+    process = subprocess.Popen([sys.executable, "-I", "-c", script], stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    assert process.stderr.readline() == "there\n"
+    process.send_signal(signal.SIGTERM)
+    assert "told\n" in iter(process.stderr.readline, "")
+    process.send_signal(signal.SIGINT)
+    assert process.wait(30) == 130
+    process.stderr.read()  # it ends when nobody of the group lives

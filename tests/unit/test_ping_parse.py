@@ -8,7 +8,8 @@ import sys
 
 import pytest
 
-from startup.ping import attempt, kinds
+from startup.ping import kinds
+from startup.ping import wait as ping
 from startup.ping.attempt import Attempt
 from startup.ping.kinds import AutoListen, AutoPort, Command, File, Http, Nothing, Tcp, Unix
 
@@ -30,7 +31,7 @@ from startup.ping.kinds import AutoListen, AutoPort, Command, File, Http, Nothin
         (" Auto ", AutoListen),
     ],
 )
-def test_every_kind_of_the_contract_is_read(value: str, kind: type[attempt.Ping]) -> None:
+def test_every_kind_of_the_contract_is_read(value: str, kind: type[ping.Ping]) -> None:
     assert type(kinds.parse(value, {})) is kind
 
 
@@ -69,7 +70,7 @@ def test_a_value_that_cannot_be_read_is_told_what_would_be_right(value: str, rig
 @pytest.mark.parametrize(
     ("port", "kind"), [("8080", AutoPort), ("", AutoListen), ("http", AutoListen), ("0", AutoListen)]
 )
-def test_auto_heeds_PORT_and_ignores_one_that_is_no_port_number(port: str, kind: type[attempt.Ping]) -> None:
+def test_auto_heeds_PORT_and_ignores_one_that_is_no_port_number(port: str, kind: type[ping.Ping]) -> None:
     assert type(kinds.parse("auto", {"PORT": port})) is kind
 
 
@@ -113,7 +114,7 @@ import sys
 before = set(sys.modules)
 sys.modules["startup"] = package = type(sys)("startup")  # without startup/__init__.py, which is another room
 package.__path__ = ["startup"]
-from startup.ping import kinds, wait
+from startup.ping import kinds
 kinds.parse("https://localhost/", {{}})
 kinds.parse("cmd:true", {{}})
 print(sorted(({{{heavy}}} & set(sys.modules)) - before))

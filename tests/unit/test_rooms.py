@@ -11,8 +11,11 @@ import pytest
 STARTUP = Path(__file__).parents[2] / "startup"
 
 
-@pytest.mark.parametrize("file", [STARTUP / "launch.py", *(STARTUP / "ping").glob("*.py")], ids=lambda file: file.name)
-def test_the_ping_and_the_launcher_know_the_standard_library_alone(file: Path) -> None:
+LIGHT = [STARTUP / "launch.py", STARTUP / "spawn.py", *(STARTUP / "ping").glob("*.py")]
+
+
+@pytest.mark.parametrize("file", LIGHT, ids=lambda file: file.name)
+def test_the_ping_the_launcher_and_spawn_know_the_standard_library_alone(file: Path) -> None:
     for node in ast.walk(ast.parse(file.read_text())):
         names = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
         names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
