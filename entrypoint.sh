@@ -8,7 +8,7 @@
 #
 # The settings are STARTUP_* variables: see the README. Names are in lower case, so that none is an app's variable.
 # A test may have the functions alone: `set -- :functions; . entrypoint.sh`.
-# shellcheck disable=SC2317,SC2329,SC3067,SC3045,SC2154  # functions that traps call; test -O, which all have; bash's own
+# shellcheck disable=SC2317,SC2329,SC3067,SC3045,SC3040,SC2154  # what traps call; test -O, which all have; bash's own
 set -u
 
 main() {
@@ -93,8 +93,6 @@ finish() {
     fail "$module_code" 'the app was stopped'
 }
 
-# ------------------------------------------------------------------------------- launching the module, and the app
-
 # usage: run_module PHASE; its exit code is left in $module_code (of pre_start and post_start only).
 run_module() {
     phase=$1
@@ -102,8 +100,7 @@ run_module() {
     helper=$!
     case $1,$stop_signals in *_start,?*) end_helper ;; esac
     wait_for "$helper"
-    set -- "$1" "$?"
-    case $1 in *_start) module_code=$2 ;; esac
+    case $1 in *_start) module_code=$? ;; esac
     helper=
 }
 
@@ -298,8 +295,7 @@ end_app() {
     case $limit in 0 | *[!0-9.]*) return 0 ;; esac
     (
         trap 'kill "$!"; exit' TERM
-        sleep "$limit" &
-        wait "$!" && kill -KILL "$app"
+        sleep "$limit" & wait "$!" && kill -KILL "$app"
     ) </dev/null >/dev/null 2>&1 &
     timer=$!
 }
@@ -310,8 +306,7 @@ end_leftovers() {
     kill -TERM -1 2>/dev/null || return 0
     for _ in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19; do
         kill -0 -1 2>/dev/null || return 0
-        sleep 0.05 &
-        wait "$!"
+        sleep 0.05 & wait "$!"
     done
 }
 
@@ -398,10 +393,6 @@ leave_the_flow_for_one_offs() {
     esac
     case $1,${2:-},$# in startup,health,2) tell_health ;; esac # also where Python is broken
     [ "$1" = startup ] || return 0
-    case ${2:-init} in
-    health | init | run | ping | plan | status | describe | forget | rollback | -*) ;;
-    *) return 0 ;;
-    esac
     shift
     find_python
     module "$@"
@@ -424,9 +415,8 @@ look_at_own_process() {
     case ${STARTUP_SIGNAL_GROUP:-false} in true | 1 | yes | on) group=true whole=- ;; esac
     [ -r "/proc/$$/stat" ] || return 0
     read -r stat <"/proc/$$/stat" # short, as dash reads byte by byte
-    set -- ${stat##*) } # the fields of proc(5), from the third on
+    set -- ${stat##*) } # from the third field on: $3 process group, $4 session, $5 terminal, $6 its foreground group
     started=${20} ignored=${31}
-    # $3 process group, $4 session, $5 terminal, $6 the terminal's foreground group
     if [ "$5" -eq 0 ] || [ "$3" != "$6" ]; then return 0; fi
     trap - $job_control && job_control= # the terminal's own
     case $4,$group in

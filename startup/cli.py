@@ -26,7 +26,6 @@ _JSON = {"--json": {"action": "store_true"}}
 _WAIT = {"--wait": {"action": "store_true", "help": "wait for it; 124 after STARTUP_PING_TIMEOUT"}}
 _COUNT = {"--count": {"type": _count, "default": 1, "metavar": "N"}}
 #: A verb: its module in verbs/ (and its function, where that has another name), what it does, its arguments.
-#: entrypoint.sh has a list of the names, too.
 VERBS: Verbs = {
     "init": ("flow.init", "run the post_start list and exit (the default)", {}),
     "run": ("flow.init", "run these tasks now, under the same lock and ledger", {"name": {"nargs": "+"}}),

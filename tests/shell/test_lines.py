@@ -97,3 +97,9 @@ def test_health_starts_no_python(entrypoint: Entrypoint) -> None:
     assert not mark.exists()
     assert entrypoint.run("startup", "status", env={"STARTUP_PYTHON": str(python)}).returncode == 78
     assert mark.exists()
+
+
+def test_startup_anything_is_ours_and_never_the_app(entrypoint: Entrypoint) -> None:
+    done = entrypoint.run("startup", "migrate")
+    assert done.returncode == 2
+    assert "invalid choice: 'migrate'" in done.stderr
