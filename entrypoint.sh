@@ -255,19 +255,19 @@ open_events() {
     set +o posix # or read -t would use ALRM, and swallow the app's
     eval 'exec {events}<> <(:)' # a descriptor from 10 on, so none that was handed in
     no_events="$events>&-"
-    trap 'echo >&"$events"' CHLD
 }
 
 # usage: until_dead PID; looks once a second, too: bash is not told of a child that Ctrl-Z has stopped.
 until_dead() {
-    while read -r stat 2>/dev/null <"/proc/$1/stat"; do
-        case $terminal,${stat##*) } in *,Z*) return ;; leader,T*) on_child ;; esac
+    while trap 'echo >&"$events"' CHLD && read -r stat 2>/dev/null <"/proc/$1/stat"; do
+        case $terminal,${stat##*) } in *,Z*) break ;; leader,T*) on_child ;; esac
         reading=1
         read -r -t 1 -u "$events" _
-        reading=
+        trap - CHLD && reading= # else it would come within a $(...), over which bash trips then
         taken=$pending pending=
         for signal in $taken; do on_signal "$signal"; done
     done
+    trap - CHLD
 }
 
 # usage: wait_for PID; returns its exit code. A trapped signal makes wait(1) return early, with 128 and more.
