@@ -248,8 +248,8 @@ on_child() {
     esac
 }
 
-# bash loses signals, and exit codes, that coincide in its wait(1). There it sits in read(1), on a pipe of its own into
-# which signals and CHLD write: what a trap does within read(1) must not read. The others' wait is free of all that.
+# bash loses signals, and exit codes, that coincide in its wait(1). There it sits in read(1), on a pipe of its own that
+# each signal writes to: what a trap does within read(1) must not read. The others' wait is free of that.
 open_events() {
     [ -n "${BASH_VERSION:-}" ] || return 0
     set +o posix # or read -t would use ALRM, and swallow the app's
@@ -257,17 +257,17 @@ open_events() {
     no_events="$events>&-"
 }
 
-# usage: until_dead PID; looks once a second, too: bash is not told of a child that Ctrl-Z has stopped.
+# usage: until_dead PID; looks now and then: read -t blocks CHLD, and of a child that Ctrl-Z has stopped bash is not told.
 until_dead() {
-    while trap 'echo >&"$events"' CHLD && read -r stat 2>/dev/null <"/proc/$1/stat"; do
+    pause=0.05
+    while read -r stat 2>/dev/null <"/proc/$1/stat"; do
         case $terminal,${stat##*) } in *,Z*) break ;; leader,T*) on_child ;; esac
         reading=1
-        read -r -t 1 -u "$events" _
-        trap - CHLD && reading= # else it would come within a $(...), over which bash trips then
-        taken=$pending pending=
+        if read -r -t "$pause" -u "$events" _; then pause=0; fi
+        reading='' taken=$pending pending=''
+        case $helper$passed_on,$pause in ,0.05) pause=0.3 ;; ,0.3) pause=1 ;; *,0) pause=0.05 ;; esac
         for signal in $taken; do on_signal "$signal"; done
     done
-    trap - CHLD
 }
 
 # usage: wait_for PID; returns its exit code. A trapped signal makes wait(1) return early, with 128 and more.
