@@ -199,7 +199,7 @@ def burst(shell: Sequence[str], gap: float, runs: int = RUNS) -> int:
                 time.sleep(gap)
             got: list[bytes] = []
             assert process.stdout is not None
-            while len(got) < 3 and select.select([process.stdout], [], [], 3)[0]:
+            while len(got) < 3 and select.select([process.stdout], [], [], 10)[0]:
                 got += process.stdout.read(64).split()
             lost += sorted(got) != [b"1", b"2", b"3"]
     return lost
