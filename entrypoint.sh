@@ -8,7 +8,7 @@
 #
 # The settings are STARTUP_* variables: see the README. Names are in lower case, so that none is an app's variable.
 # A test may have the functions alone: `set -- :functions; . entrypoint.sh`.
-# shellcheck disable=SC2317,SC2329,SC3067,SC3045,SC3040,SC2154  # what traps call; test -O, which all have; bash's own
+# shellcheck disable=SC2317,SC2329,SC3067,SC3045,SC3040,SC3028,SC2154  # what traps call; test -O, which all have; bash's own
 set -u
 
 main() {
@@ -193,7 +193,7 @@ trap_signals() {
 
 on_signal() {
     case $reading,$1 in
-    1,*) pending="$pending $1" && echo >&"$events" ;;
+    ?*,*) pending="$pending $1" && echo >&"$events" ;;
     ,2 | ,3 | ,15) on_stop_signal "$1" ;;
     *) to_app "$1" ;;
     esac
@@ -249,25 +249,24 @@ on_child() {
 }
 
 # bash loses signals, and exit codes, that coincide in its wait(1). There it sits in read(1), on a pipe of its own into
-# which signals and CHLD write: what a trap does within read(1) must not read. The others' wait is free of all that.
+# which signals write: what a trap does within read(1) must not read. The others' wait is free of all that.
 open_events() {
-    [ -n "${BASH_VERSION:-}" ] || return 0
-    set +o posix # or read -t would use ALRM, and swallow the app's
-    eval 'exec {events}<> <(:)' # a descriptor from 10 on, so none that was handed in
-    no_events="$events>&-"
+    [ "${BASHPID:-}" = "$$" ] || return 0 # not BASH_VERSION, which another shell may have been handed in
+    trap - CHLD                           # it would come within a $(...), over which bash trips then
+    set +o posix                          # or read -t would use ALRM, and swallow the app's
+    eval 'exec {events}<> <(:)' && no_events="$events>&-" # a descriptor from 10 on, so none that was handed in
 }
 
-# usage: until_dead PID; looks once a second, too: bash is not told of a child that Ctrl-Z has stopped.
+# usage: until_dead PID; it looks, since bash holds CHLD back within read -t, and is not told of what Ctrl-Z has stopped:
+# once a second while the app is alone, often while an end is near.
 until_dead() {
-    while trap 'echo >&"$events"' CHLD && read -r stat 2>/dev/null <"/proc/$1/stat"; do
+    while read -r stat 2>/dev/null <"/proc/$1/stat"; do
         case $terminal,${stat##*) } in *,Z*) break ;; leader,T*) on_child ;; esac
-        reading=1
-        read -r -t 1 -u "$events" _
-        trap - CHLD && reading= # else it would come within a $(...), over which bash trips then
-        taken=$pending pending=
+        case $helper$passed_on in '') reading=1 ;; *) reading=0.02 ;; esac
+        read -r -t "$reading" -u "$events" _
+        reading='' taken=$pending pending=''
         for signal in $taken; do on_signal "$signal"; done
     done
-    trap - CHLD
 }
 
 # usage: wait_for PID; returns its exit code. A trapped signal makes wait(1) return early, with 128 and more.
