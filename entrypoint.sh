@@ -8,7 +8,7 @@
 #
 # The settings are STARTUP_* variables: see the README. Names are in lower case, so that none is an app's variable.
 # A test may have the functions alone: `set -- :functions; . entrypoint.sh`.
-# shellcheck disable=SC2317,SC2329,SC3067,SC3045,SC3040,SC3028,SC2154  # what traps call; test -O, which all have; bash's own
+# shellcheck disable=SC2317,SC2329,SC3067,SC3045,SC3040,SC3028,SC2154  # what traps call; test -O, in all; bash's own
 set -u
 
 main() {
@@ -199,18 +199,19 @@ on_signal() {
     esac
 }
 
-# TERM, INT and QUIT end what is running, then reach the app. A second one ends the waiting.
+# TERM, INT and QUIT end what is running, then reach the app. A second one ends the waiting. What traps run asks by `case`:
+# in dash and busybox a test is false when another trap comes between it and what depends on it.
 on_stop_signal() {
     case $terminal,$1,$app in shared,[23],?*) return 0 ;; esac # Ctrl-C: the terminal sends it to the app as well
-    [ -z "$passed_on" ] || { to_app "$1"; return 0; }
+    case $passed_on in ?*) to_app "$1"; return 0 ;; esac
     stop_signals="$stop_signals $1"
-    if [ -n "$helper" ]; then end_helper; fi
-    if [ "$stage" = waiting ]; then stop_app; fi
+    case $helper in ?*) end_helper ;; esac
+    case $stage in waiting) stop_app ;; esac
 }
 
 # pre_stop tasks, then the signals in the order they came; from there on each is passed on at once.
 stop_app() {
-    if [ -n "$stopping" ] || [ -z "$app" ]; then return 0; fi
+    case $stopping,$app in 1,* | *,) return 0 ;; esac
     stopping=1
     tell phase stopping
     if [ -n "$state" ]; then rm -f "$state/ready"; fi
@@ -221,7 +222,7 @@ stop_app() {
 
 # usage: to_app SIGNAL
 to_app() {
-    [ -n "$app" ] || return 0
+    case $app in '') return 0 ;; esac
     until_executed "$app"               # what it is before that would lose the signal
     kill "-$1" "$whole$app" 2>/dev/null # no "--": Debian 12's dash takes it for a number
     case $terminal,$1 in leader,15) kill -CONT "$app" 2>/dev/null ;; esac # Ctrl-Z may have stopped it
