@@ -8,7 +8,7 @@
 #
 # The settings are STARTUP_* variables: see the README. Names are in lower case, so that none is an app's variable.
 # A test may have the functions alone: `set -- :functions; . entrypoint.sh`.
-# shellcheck disable=SC2317,SC2329,SC3067,SC3045,SC3040,SC2154  # what traps call; test -O, which all have; bash's own
+# shellcheck disable=SC2317,SC2329,SC3067,SC3045,SC3040,SC3028,SC2154  # what traps call; test -O, in all; bash's own
 set -u
 
 main() {
@@ -193,24 +193,25 @@ trap_signals() {
 
 on_signal() {
     case $reading,$1 in
-    1,*) pending="$pending $1" && echo >&"$events" ;;
+    ?*,*) pending="$pending $1" && echo >&"$events" ;;
     ,2 | ,3 | ,15) on_stop_signal "$1" ;;
     *) to_app "$1" ;;
     esac
 }
 
-# TERM, INT and QUIT end what is running, then reach the app. A second one ends the waiting.
+# TERM, INT and QUIT end what is running, then reach the app. A second one ends the waiting. What traps run asks by `case`:
+# in dash and busybox a test is false when another trap comes between it and what depends on it.
 on_stop_signal() {
     case $terminal,$1,$app in shared,[23],?*) return 0 ;; esac # Ctrl-C: the terminal sends it to the app as well
-    [ -z "$passed_on" ] || { to_app "$1"; return 0; }
+    case $passed_on in ?*) to_app "$1"; return 0 ;; esac
     stop_signals="$stop_signals $1"
-    if [ -n "$helper" ]; then end_helper; fi
-    if [ "$stage" = waiting ]; then stop_app; fi
+    case $helper in ?*) end_helper ;; esac
+    case $stage in waiting) stop_app ;; esac
 }
 
 # pre_stop tasks, then the signals in the order they came; from there on each is passed on at once.
 stop_app() {
-    if [ -n "$stopping" ] || [ -z "$app" ]; then return 0; fi
+    case $stopping,$app in 1,* | *,) return 0 ;; esac
     stopping=1
     tell phase stopping
     if [ -n "$state" ]; then rm -f "$state/ready"; fi
@@ -221,7 +222,7 @@ stop_app() {
 
 # usage: to_app SIGNAL
 to_app() {
-    [ -n "$app" ] || return 0
+    case $app in '') return 0 ;; esac
     until_executed "$app"               # what it is before that would lose the signal
     kill "-$1" "$whole$app" 2>/dev/null # no "--": Debian 12's dash takes it for a number
     case $terminal,$1 in leader,15) kill -CONT "$app" 2>/dev/null ;; esac # Ctrl-Z may have stopped it
@@ -248,24 +249,23 @@ on_child() {
     esac
 }
 
-# bash loses signals, and exit codes, that coincide in its wait(1). There it sits in read(1), on a pipe of its own that
-# each signal writes to: what a trap does within read(1) must not read. The others' wait is free of that.
+# bash loses signals, and exit codes, that coincide in its wait(1). There it sits in read(1), on a pipe of its own into
+# which signals write: what a trap does within read(1) must not read. The others' wait is free of all that.
 open_events() {
-    [ -n "${BASH_VERSION:-}" ] || return 0
-    set +o posix # or read -t would use ALRM, and swallow the app's
-    eval 'exec {events}<> <(:)' # a descriptor from 10 on, so none that was handed in
-    no_events="$events>&-"
+    [ "${BASHPID:-}" = "$$" ] || return 0 # not BASH_VERSION, which another shell may have been handed in
+    trap - CHLD                           # it would come within a $(...), over which bash trips then
+    set +o posix                          # or read -t would use ALRM, and swallow the app's
+    eval 'exec {events}<> <(:)' && no_events="$events>&-" # a descriptor from 10 on, so none that was handed in
 }
 
-# usage: until_dead PID; looks now and then: read -t blocks CHLD, and of a child that Ctrl-Z has stopped bash is not told.
+# usage: until_dead PID; it looks, since bash holds CHLD back within read -t, and is not told of what Ctrl-Z has stopped:
+# once a second while the app is alone, often while an end is near.
 until_dead() {
-    pause=0.05
     while read -r stat 2>/dev/null <"/proc/$1/stat"; do
         case $terminal,${stat##*) } in *,Z*) break ;; leader,T*) on_child ;; esac
-        reading=1
-        if read -r -t "$pause" -u "$events" _; then pause=0; fi
+        case $helper$passed_on in '') reading=1 ;; *) reading=0.02 ;; esac
+        read -r -t "$reading" -u "$events" _
         reading='' taken=$pending pending=''
-        case $helper$passed_on,$pause in ,0.05) pause=0.3 ;; ,0.3) pause=1 ;; *,0) pause=0.05 ;; esac
         for signal in $taken; do on_signal "$signal"; done
     done
 }

@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import select
-import signal
 import subprocess
 import sys
 import tempfile
@@ -161,56 +159,55 @@ def table() -> str:
 
 
 @contextlib.contextmanager
-def waiting(shell: Sequence[str], *app: str) -> Iterator[subprocess.Popen[bytes]]:
-    """entrypoint.sh, ready, under *shell*; the app has written a line. ``true`` stands in for Python, for speed."""
-    with tempfile.TemporaryDirectory() as directory:
-        state = Path(directory) / "state"
-        environ = {"PATH": os.environ["PATH"], "STARTUP_PYTHON": "true", "STARTUP_STATE_DIR": str(state)}
-        process = subprocess.Popen(
-            [*shell, str(ROOT / "entrypoint.sh"), *app],
-            env=environ,
+def entrypoint(shell: Sequence[str], *app: str) -> Iterator[subprocess.Popen[bytes]]:
+    """entrypoint.sh with *app* under *shell*, once it is ready; ``true`` stands in for Python."""
+    with tempfile.TemporaryDirectory() as state:
+        environ = {
+            "PATH": os.environ["PATH"],
+            "STARTUP_TASKS": "none",
+            "STARTUP_PING": "none",
+            "STARTUP_PYTHON": "true",
+        }
+        words = [*shell, str(ROOT / "entrypoint.sh"), *app]
+        with subprocess.Popen(
+            words,
+            env={**environ, "STARTUP_STATE_DIR": state},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             bufsize=0,
-            start_new_session=True,
-        )
-        assert process.stdin is not None and process.stdout is not None
-        try:
-            process.stdout.readline()
-            see.until((state / "ready").exists)
+        ) as process:
+            see.until((Path(state) / "ready").exists)
             yield process
-        finally:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-            process.stdin.close()
-            process.stdout.close()
 
 
 def burst(shell: Sequence[str], gap: float, runs: int = RUNS) -> int:
-    """In how many of *runs* the app misses one of HUP, USR1 and TERM, sent to the entrypoint *gap* seconds apart."""
-    script = "trap 'echo 1' HUP; trap 'echo 2' USR1; trap 'echo 3' TERM; echo up; while :; do sleep 9 & wait $!; done"
+    """In how many of *runs* the app misses one of HUP, USR1 and WINCH, sent *gap* seconds apart."""
     lost = 0
-    for _ in range(runs):
-        with waiting(shell, "dash", "-c", script) as process:
-            for number in (1, 10, 15):
-                process.send_signal(number)
-                time.sleep(gap)
-            got: list[bytes] = []
-            assert process.stdout is not None
-            while len(got) < 3 and select.select([process.stdout], [], [], 10)[0]:
-                got += process.stdout.read(64).split()
-            lost += sorted(got) != [b"1", b"2", b"3"]
+    with tempfile.TemporaryDirectory() as directory:
+        note = Path(directory) / "recorded"
+        app = (sys.executable, "-I", "-S", str(see.RECORDER), str(note))
+        with entrypoint(shell, *app) as process:
+            see.until(lambda: note.exists() and note.read_text())
+            for _ in range(runs):
+                before = len(note.read_text().split())
+                see.until(lambda: "S (sleeping)" in Path(f"/proc/{process.pid}/status").read_text())
+                for number in (1, 10, 28):
+                    process.send_signal(number)
+                    time.sleep(gap)
+                see.until(lambda before=before: len(note.read_text().split()) >= before + 3, timeout=1.5, fail=False)  # type: ignore[misc]
+                lost += sorted(note.read_text().split()[before:], key=int) != ["1", "10", "28"]
+            process.send_signal(15)
     return lost
 
 
 def coincidences(shell: Sequence[str], runs: int = RUNS) -> int:
-    """In how many of *runs* an app's code 7 is lost: USR1, which it ignores, comes in the moment in which it ends."""
+    """How often the app's exit code, 7, is not what comes out, when USR1, which it ignores, comes as it ends."""
     lost = 0
     for count in range(runs):
-        with waiting(shell, "dash", "-c", "trap '' USR1; echo up; read line; exit 7") as process:
-            assert process.stdin is not None
+        with entrypoint(shell, "sh", "-c", "trap '' USR1; echo up; read line; exit 7") as process:
+            assert process.stdin is not None and process.stdout is not None
+            process.stdout.readline()
             process.stdin.write(b"\n") if count % 2 else process.send_signal(10)
             end = time.perf_counter() + count % 20 * 20e-6
             while time.perf_counter() < end:

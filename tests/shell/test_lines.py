@@ -8,6 +8,7 @@ import pty
 import re
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -99,6 +100,18 @@ def test_health_starts_no_python(entrypoint: Entrypoint) -> None:
     assert not mark.exists()
     assert entrypoint.run("startup", "status", env={"STARTUP_PYTHON": str(python)}).returncode == 78
     assert mark.exists()
+
+
+def test_health_looks_only_into_the_state_directory_that_is_set(entrypoint: Entrypoint, tmp_path: Path) -> None:
+    if entrypoint.place != "outside":
+        pytest.skip("a second entrypoint here is in another namespace; in a container's own: tests/docker")
+    found_elsewhere = {"TMPDIR": str(tmp_path), "STARTUP_STATE_DIR": str(tmp_path / "startup-1")}
+    running = entrypoint.start("sleep", "30", env=found_elsewhere)
+    running.wait_for((tmp_path / "startup-1" / "ready").exists)
+    done = entrypoint.run("startup", "health", env={**found_elsewhere, "STARTUP_STATE_DIR": str(tmp_path / "ours")})
+    assert (done.returncode, done.stdout) == (1, "not running\n")
+    done = entrypoint.run("startup", "health", env={**found_elsewhere, "STARTUP_STATE_DIR": "unset"})
+    assert (done.returncode, done.stdout) == (0, "ready\n")
 
 
 def test_startup_anything_is_ours_and_never_the_app(entrypoint: Entrypoint) -> None:

@@ -316,6 +316,38 @@ def test_a_burst_of_signals_all_arrives(entrypoint: Entrypoint, recorder: Record
     assert running.wait() == 55
 
 
+def test_three_signals_at_once_all_arrive_every_time(entrypoint: Entrypoint, recorder: Recorder) -> None:
+    """bash loses one in its wait(1), dash and busybox sh one that comes in the trap of another, in a test there."""
+    running = entrypoint.start(*recorder.command)
+    running.wait_until_ready()
+    running.wait_for(lambda: recorder.up)
+    three = [signal.SIGHUP, signal.SIGUSR1, signal.SIGWINCH]
+    for rounds in range(1, 301 if FULL else 31):
+        for number in three:
+            running.send(number)
+            time.sleep(rounds % 3 * 10e-6)  # a trap runs for a millisecond
+        running.wait_for(lambda: len(recorder.got) == 3 * rounds)  # noqa: B023
+        assert sorted(recorder.got) == sorted(three * rounds)
+
+
+def test_an_end_that_is_near_is_seen_at_once(entrypoint: Entrypoint) -> None:
+    """The module's and, once it was told to end, the app's; the quickest of some, since the machine may be busy.
+
+    bash looks once a second while the app is alone: each would take as long.
+    """
+    boots, stops = [], []
+    for _ in range(4):
+        began = time.monotonic()
+        running = entrypoint.start("sleep", "60", env={"STARTUP_PYTHON": "true"})
+        running.wait_until_ready()
+        boots.append(time.monotonic() - began)
+        began = time.monotonic()
+        running.send(signal.SIGTERM)
+        assert running.wait() == 143
+        stops.append(time.monotonic() - began)
+    assert min(boots) < 0.7 and min(stops) < 0.7, (boots, stops)
+
+
 def test_by_default_only_the_apps_process_gets_the_signal(entrypoint: Entrypoint, tmp_path: Path) -> None:
     parent, child = start_family(entrypoint, tmp_path, {})
     assert parent.got == [signal.SIGHUP]

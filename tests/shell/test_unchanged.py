@@ -82,6 +82,14 @@ def test_a_variable_named_as_one_of_the_scripts_own_changes_nothing(entrypoint: 
     assert f"{name}=prod" in done.stdout.split("\0"), done.stderr
 
 
+def test_a_variable_by_which_shells_are_told_apart_may_be_anything(entrypoint: Entrypoint) -> None:
+    """bash does what other shells cannot parse."""
+    env = {"BASH_VERSION": "5.2", "BASHPID": "7", "POSIXLY_CORRECT": "y"}
+    done = entrypoint.run(*ENVIRON, env=env)
+    assert done.returncode == 0, done.stderr
+    assert {f"{name}={value}" for name, value in env.items()} <= set(done.stdout.split("\0"))
+
+
 def test_the_tasks_own_database_address_is_not_in_the_apps_environment(
     entrypoint: Entrypoint, launcher: Mapping[str, str]
 ) -> None:
