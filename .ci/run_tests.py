@@ -17,6 +17,8 @@ from pathlib import Path
 #: So many flaky tests are borne; of more than MOST_AGAIN that have failed nothing is learnt by running them again.
 MOST_FLAKY, MOST_AGAIN = 5, 30
 OLDEST = (3, 10)
+#: The tests that need no container wait more than they compute.
+WITHOUT_CONTAINERS = "--numprocesses 3 -m 'not docker'"
 #: pytest's exit codes: everything passed, some tests failed (pytest.ExitCode).
 OK, TESTS_FAILED = 0, 1
 COUNT = re.compile(r"(\d+) (passed|failed|error|skipped)")
@@ -119,7 +121,7 @@ def main() -> int:
     usual = tuple(int(part) for part in version("python3").split("."))
     for number in sorted({min(others, default=usual), max(others, default=usual)} - {usual}):
         name = ".".join(map(str, number))
-        run_tests(outcome, f".venv-{name}", others[number], "-m 'not docker'")
+        run_tests(outcome, f".venv-{name}", others[number], WITHOUT_CONTAINERS)
     for name in outcome.broken:
         say(f"failed: {name}")
     for name in outcome.flaky:
