@@ -238,7 +238,7 @@ class Postgres(Program):
     executable = "postgres"
     noise = (
         "checkpoint|redo|recovery|database system was|invalid record|end of WAL|starting PostgreSQL|"
-        "HINT|FATAL|background worker"  # the sessions that ask, and what a signal finds just starting
+        "HINT|FATAL|STATEMENT|background worker"  # the sessions that ask, and what a signal finds just starting
     )
     scenes = [
         [(signal.SIGHUP, "its_configuration", "read again"), (signal.SIGTERM, "a_session", "session goes on")],
