@@ -114,7 +114,7 @@ def test_what_is_left_behind_gets_nothing_without_us(make_box: MakeBox) -> None:
 def test_only_the_shell_stays_small_and_asleep(box: Box) -> None:
     seen = cost(box)
     assert seen.private < 2048, "kB"
-    assert seen.wakeups == 0
+    assert seen.wakeups <= (120 if "bash" in box.init else 0), "a minute; bash looks once a second"
     assert seen.others == [], "a process of ours has stayed"
 
 
