@@ -304,9 +304,9 @@ end_app() {
 end_leftovers() {
     [ "$$" -eq 1 ] || return 0 # -1 means everybody
     kill -TERM -1 2>/dev/null || return 0
-    for _ in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19; do
+    for _ in 1 2 3 4 5 6 7 8 9; do
         kill -0 -1 2>/dev/null || return 0
-        sleep 0.05 & wait "$!"
+        sleep 0.1 & wait "$!"
     done
 }
 
