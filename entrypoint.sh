@@ -225,7 +225,7 @@ to_app() {
     case $app in '') return 0 ;; esac
     until_executed "$app"               # what it is before that would lose the signal
     kill "-$1" "$whole$app" 2>/dev/null # no "--": Debian 12's dash takes it for a number
-    case $terminal,$1 in leader,15) kill -CONT "$app" 2>/dev/null ;; esac # Ctrl-Z may have stopped it
+    case $terminal,$1 in leader,15) kill -CONT "-$app" 2>/dev/null ;; esac # Ctrl-Z may have stopped it, and its children
 }
 
 # usage: until_executed PID; until it is no copy of this shell, and no launcher, any more

@@ -89,6 +89,20 @@ def test_ctrl_z_stops_nothing_as_it_does_not_in_a_container(entrypoint: Entrypoi
 
 
 @pytest.mark.usefixtures("outside")
+def test_a_stop_just_after_ctrl_z_ends_an_app_that_waits_for_its_stopped_child(
+    entrypoint: Entrypoint, at_terminal: Open
+) -> None:
+    """Its shell handles TERM once the child goes on."""
+    terminal = at_terminal("sh", "-c", "trap 'exit 3' TERM; echo up; while :; do sleep 0.05; done")
+    terminal.wait_for((entrypoint.state / "ready").exists, "ready")
+    terminal.wait_until_shown("up")
+    terminal.type(CTRL_Z)
+    terminal.wait_until_shown("^Z")
+    terminal.process.send_signal(signal.SIGTERM)
+    assert terminal.wait() == 3
+
+
+@pytest.mark.usefixtures("outside")
 def test_ctrl_z_stops_a_shells_job_and_fg_goes_on(entrypoint: Entrypoint, at_terminal: Open) -> None:
     terminal = at_terminal("sh", "-c", TICKS, job=True)
     terminal.wait_for((entrypoint.state / "ready").exists, "ready")
