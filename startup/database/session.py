@@ -8,10 +8,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from startup.database.statement import AtStatement, Split, Statement
 from startup.process.interrupts import watching
+
+if TYPE_CHECKING:
+    from startup.database.statement import Split, Statement
 
 Row = tuple[Any, ...]
 #: How often the lock is looked up while a command runs, in seconds.
@@ -131,6 +133,8 @@ class Session(Protocol):
 
         Whether within :meth:`transaction` or not.
         """
+        from startup.database.statement import AtStatement
+
         for statement in statements:
             try:
                 self.connection.execute(statement.text).fetchall()  # SQLite works while rows are fetched

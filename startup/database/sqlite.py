@@ -11,13 +11,15 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import cached_property
-from typing import Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from startup import log
 from startup.database.session import Dialect, Holder, Row, Session
-from startup.database.statement import Split, Statement
 from startup.errors import Busy, EndedInside, Interrupted, LockLost, SettingError, TaskFailed, Unreachable
 from startup.settings.address import Address
+
+if TYPE_CHECKING:
+    from startup.database.statement import Split
 
 T = TypeVar("T")
 
@@ -47,6 +49,8 @@ class SqliteDialect(Dialect):
 
     def split(self, text: str) -> Split:
         """By SQLite's own complete_statement()."""
+        from startup.database.statement import Split, Statement
+
         statements: list[Statement] = []
         start = 0
         for end in [*(found.end() for found in re.finditer(";", text)), len(text)]:

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from startup.database.session import Session
 
 
-@dataclass(frozen=True)
 class Table:
     """Columns with their types (``{time}`` is the dialect's for a time), and the primary key's columns."""
 
-    name: str
-    columns: Mapping[str, str]
-    key: str
+    def __init__(self, name: str, columns: Mapping[str, str], key: str) -> None:
+        self.name, self.columns, self.key = name, columns, key
 
     def stands_in(self, there: Mapping[str, set[str]]) -> bool:
         """Is it among the tables that are *there*, with every column?"""

@@ -19,7 +19,6 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-from startup.database.statement import line_of
 from startup.errors import SettingError, TaskFailed
 
 TYPE_CHECKING = False
@@ -344,6 +343,8 @@ def _circle(waits_for: dict[str, set[str]], catalog: Catalog) -> str:
 
 
 def _depends_line(migration: Migration, need: str) -> str:
+    from startup.database.statement import line_of
+
     offset = migration.text.find(need)
     return f"{migration.path}:{line_of(migration.text, offset)}" if offset >= 0 else migration.path
 
@@ -356,6 +357,8 @@ def check(migrations: Iterable[Migration], catalog: Catalog, dialect: Dialect) -
 
     Raises TaskFailed; each fault names file and line.
     """
+    from startup.database.statement import line_of
+
     faults: list[str] = []
     for migration in migrations:
         faults += _named_by_mistake(migration, catalog)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, TypeVar, cast
+from typing import Any, NamedTuple, TypeVar, cast
 
 from startup import log
 from startup.settings.parsers import WORD, PartlyRead, normal
@@ -18,8 +17,7 @@ GIVEN_TO_TASKS = frozenset({"STARTUP_TASK", "STARTUP_PHASE"})
 SHELL, FILES, MODULE = "entrypoint.sh", "dotenv files", "module"
 
 
-@dataclass(frozen=True)
-class Entry:
+class Entry(NamedTuple):
     """A setting: its default and parser, a line on what it means, who reads it, and its default as a page tells it."""
 
     default: str

@@ -59,4 +59,4 @@ def test_what_applies_migrations_is_not_loaded(migrated: Startup) -> None:
     )
     loaded = set(done.stdout.split())
     assert {"startup.migrations.tables", "psycopg"} <= loaded
-    assert not loaded & {"yoyo", "startup.migrations.execute", "startup.migrations.sqltext"}
+    assert not loaded & {"yoyo", "startup.migrations.apply", "startup.migrations.sqltext", "startup.database.statement"}

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from startup.database.session import Dialect
-from startup.database.statement import Split
+
+if TYPE_CHECKING:
+    from startup.database.statement import Split
 
 #: lock_not_available, deadlock_detected, serialization_failure: the same file may well pass a moment later.
 TRY_AGAIN = ("55P03", "40P01", "40001")

@@ -21,12 +21,13 @@ from startup.database.postgres.reach import (
     session_settings,
 )
 from startup.database.session import WATCH, Holder, Row, Session
-from startup.database.statement import AtStatement, Statement
 from startup.errors import EndedInside, LockLost, SettingError, StartupError, TaskFailed, Unreachable
 from startup.settings.address import Address
 
 if TYPE_CHECKING:
     import psycopg
+
+    from startup.database.statement import Statement
 
 #: For a question on a second connection, in seconds.
 ASIDE = 5.0
@@ -275,6 +276,8 @@ class PostgresSession(Session):
         if not statements:
             return
         import psycopg
+
+        from startup.database.statement import AtStatement
 
         class Counting(psycopg.Cursor[Any]):
             count = 0
