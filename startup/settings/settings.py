@@ -38,7 +38,7 @@ def _pooler(value: str) -> str:
     return choice("", "none", "session")(value).replace("none", "")
 
 
-@dataclass(kw_only=True)
+@dataclass(kw_only=True, repr=False)  # it holds the password
 class Settings:
     """What the run goes by. Times are seconds, 0 is no limit. ``origins`` says where each value came from."""
 
@@ -134,8 +134,9 @@ def load(environ: Mapping[str, str]) -> Settings:
     reader = Reader(environ, {name: entry for name, (_, entry) in TABLE.items()}, SECRETS)
     # The app's own APP_ENV may be anything; a STARTUP_ENV is ours to check.
     own = "STARTUP_ENV" in reader.environ
-    env = reader.get("STARTUP_ENV", word if own else text, reader.environ.get("APP_ENV"))
-    if not own and reader.environ.get("APP_ENV"):
+    app_env = None if own else reader.environ.get("APP_ENV")
+    env = reader.get("STARTUP_ENV", word if own else text, app_env)
+    if app_env:
         reader.origins["STARTUP_ENV"] = "APP_ENV"
     reader.read_dotenv(env)
     # The app does not see a dotenv file's PORT, so auto must not wait for it there.

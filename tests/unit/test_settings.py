@@ -270,6 +270,11 @@ def test_app_env_is_the_default_of_the_environment() -> None:
     assert good(APP_ENV="Some thing of the app's own").tasks == [Item("migrate")]
 
 
+def test_a_wrong_startup_env_is_a_fault_whatever_app_env_is() -> None:
+    (fault,) = faults(STARTUP_ENV="de v", APP_ENV="Some thing of the app's own")
+    assert "STARTUP_ENV is 'de v'" in fault
+
+
 def test_startup_database_url_wins_over_database_url() -> None:
     settings = good(DATABASE_URL="postgresql://pooler/a", STARTUP_DATABASE_URL="postgresql://direct/a")
     assert settings.database_url == "postgresql://direct/a"

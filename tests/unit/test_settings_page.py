@@ -57,6 +57,17 @@ def test_the_readme_names_every_setting() -> None:
     assert [name for name in NAMES if f"`{name}`" not in readme] == []
 
 
+def test_the_readmes_table_has_the_right_defaults() -> None:
+    shown: dict[str, list[str]] = {}
+    readme = (ROOT / "README.md").read_text()
+    for names, default in re.findall(r"^\| (`[A-Z_`, ]+`) \|(.*?)\|.+\|$", readme, re.MULTILINE):
+        several, words = re.findall(r"`(\w+)`", names), re.findall(r"`([^`]*)`", default)
+        each = [[word] for word in words] if len(words) == len(several) else [words] * len(several)
+        shown |= dict(zip(several, each, strict=True))
+    plain = {name: entry.default for name, (_, entry) in TABLE.items() if not entry.shown}
+    assert {name: shown[name] for name in plain} == {name: [word] if word else [] for name, word in plain.items()}
+
+
 def test_the_entrypoint_reads_what_the_table_says_before_any_file() -> None:
     script = (ROOT / "entrypoint.sh").read_text()
     told_by_the_module = {"STARTUP_PRE_STOP", "STARTUP_POST_STOP", "STARTUP_STOP_TIMEOUT", "STARTUP_NODE"}
