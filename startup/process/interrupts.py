@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from types import FrameType
 
 from startup import log
-from startup.errors import TASK_FAILED, AppEnded, Interrupted, TimedOut
+from startup.errors import TASK_FAILED, AppEnded, Interrupted, LockLost, TimedOut, Unreachable
 from startup.ping import attempt
 from startup.ping.attempt import App
 from startup.spawn import kill_group
@@ -42,7 +42,7 @@ class Interrupts:
         self.groups: list[int] = []
         #: Called, from another thread, to end a statement that the main thread is in.
         self.cancel: Callable[[], None] | None = None
-        self._raised = False
+        self._raised: Interrupted | None = None
         self._swallowed: Interrupted | None = None
         self._wakeup = -1
         self._settled = threading.Event()
@@ -91,6 +91,18 @@ class Interrupts:
             if hard:
                 hard.cancel()
 
+    @contextlib.contextmanager
+    def heeded(self) -> Iterator[None]:
+        """What fails in here after a signal came is that signal's: sqlite3 clears what is raised in its callbacks."""
+        try:
+            yield
+        except (Interrupted, LockLost, Unreachable):
+            raise
+        except BaseException as error:
+            if self._raised is not None:
+                raise self._raised from error
+            raise
+
     def _give_up(self, seconds: float, what: str) -> None:
         log.fail(f"{what} was not done within {seconds:.3g} s, its time limit, and did not end when it was told to")
         self.exit_at_once(TASK_FAILED)
@@ -109,7 +121,7 @@ class Interrupts:
         self._raise(Interrupted(128 + number))
 
     def _on_alarm(self, number: int, frame: FrameType | None) -> None:
-        if not self._raised:
+        if self._raised is None:
             raise TimedOut(TASK_FAILED)
 
     def _on_app_ended(self, number: int, frame: FrameType | None) -> None:
@@ -130,8 +142,8 @@ class Interrupts:
             raise swallowed
 
     def _raise(self, reason: Interrupted) -> None:
-        if not self._raised:
-            self._raised = True
+        if self._raised is None:
+            self._raised = reason
             raise reason
 
     def _watch(self, reader: int) -> None:

@@ -39,7 +39,8 @@ class Execution:
         A lost lock, a wrong setting and a signal stay what they are.
         """
         try:
-            with self._interrupts.limit(task.timeout or 0, self._settings.stop_timeout, f"task {task.name}"):
+            limit = self._interrupts.limit(task.timeout or 0, self._settings.stop_timeout, f"task {task.name}")
+            with limit, self._interrupts.heeded():
                 yield
         except TimedOut:
             self._interrupts.settle()

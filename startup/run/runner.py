@@ -80,7 +80,8 @@ class Runner:
 
     def _run_cluster(self, tasks: Sequence[Task]) -> None:
         try:
-            self._keep_promise(tasks)
+            with self._interrupts.heeded():
+                self._keep_promise(tasks)
         except (LockLost, Unreachable):
             raise  # there is nothing left to write with: the others see that this node is gone
         except Interrupted:

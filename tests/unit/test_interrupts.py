@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -37,6 +38,31 @@ time.sleep(60)
     assert done.stdout == "swallowed\n", "else the test does not test it"
     assert done.returncode == 143
     assert done.stderr == ""
+
+
+def test_a_signal_that_an_sqlite_callback_swallows_ends_the_run_and_fails_no_task(tmp_path: Path) -> None:
+    """sqlite3 clears what is raised in a callback (ours is the authorizer), and the statement fails instead."""
+    (tmp_path / "struck.py").write_text(
+        "import signal\nfrom startup import task\n\n@task(policy='once')\ndef strike(context):\n"
+        "    context.connection.create_function('strike', 0, lambda: signal.raise_signal(signal.SIGTERM))\n"
+        "    context.connection.execute('SELECT strike()')\n"
+    )
+    settings = {
+        "DATABASE_URL": f"sqlite:///{tmp_path}/app.db",
+        "STARTUP_MODULE": "struck",
+        "STARTUP_TASKS": "strike",
+        "PYTHONPATH": str(tmp_path),
+    }
+    done = subprocess.run(
+        [sys.executable, "-I", str(ROOT / "startup"), "init"],
+        env={**os.environ, **settings},
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
+    assert "stopped by SIGTERM" in done.stderr
+    assert "failed" not in done.stderr
+    assert done.returncode == 143
 
 
 def test_a_time_limit_cancels_once_and_after_it_no_cancel_is_under_way_any_more() -> None:
