@@ -261,20 +261,21 @@ def new_server() -> Iterator[Callable[..., Server]]:
 
 
 @pytest.fixture
-def pooler(server: Server) -> Iterator[Callable[[str, str], str]]:
-    """``pooler(mode, database)``: a PgBouncer on loopback; the address of the database through it."""
+def pooler(server: Server) -> Iterator[Callable[..., str]]:
+    """``pooler(mode, database, **settings)``: a PgBouncer on loopback; the address of the database through it."""
     program = shutil.which("pgbouncer", path="/usr/sbin:/usr/local/bin:/usr/bin")
     if program is None:
         pytest.skip("pgbouncer is not installed")
     running: list[subprocess.Popen[bytes]] = []
 
-    def start(mode: str, database: str) -> str:
+    def start(mode: str, database: str, **settings: object) -> str:
         port = pick_port()
         config = server.directory / f"pgbouncer-{port}.ini"
         config.write_text(
             f"[databases]\n{database} = host=127.0.0.1 port={server.port} user=app password={PASSWORD}\n"
             f"[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\nunix_socket_dir =\n"
             f"auth_type = any\npool_mode = {mode}\nignore_startup_parameters = extra_float_digits\n"
+            + "".join(f"{name} = {value}\n" for name, value in settings.items())
         )
         config.chmod(0o644)
         running.append(subprocess.Popen([program, "-q", str(config)], user=server.user, cwd=server.directory))

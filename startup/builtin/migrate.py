@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, cast
 
 from startup import log
@@ -38,9 +39,14 @@ class Migrate(Builtin):
         # What looks interrupted may be running now, on the node that holds the lock.
         if not state.nothing_to_do or any(record.id in self.catalog.by_id for record in state.interrupted):
             return False
+        if state.locked:
+            from startup.migrations import lock
+
+            lock.clear_stale(session)
         if state.odd:
             from startup.migrations import apply
 
+            state = replace(state, interrupted=())
             apply.review(session, self.catalog, state, drift=self._drift, warn=warn)
         return True
 
@@ -69,7 +75,9 @@ class Migrate(Builtin):
         for migration in [*state.pending, *(self.catalog.post_apply if state.pending else state.owed)]:
             details.append(f"{migration.id}  ({migration.path})")
             details += [f"    {line}" for line in rollback.sql(migration).splitlines()]
-        details += [f"interrupted: {record}" for record in state.interrupted]
+        if state.interrupted:
+            word = "at work" if session.holder(migrations=True) else "interrupted"
+            details += [f"{word}: {record}" for record in state.interrupted]
         details += [f"{name}: the database has it, this image does not" for name in state.unknown]
         details += [f"{migration.id}: its content changed after it was applied" for migration in state.drifted]
         if state.pending:

@@ -13,8 +13,11 @@ from startup.settings.settings import Settings
 _MODULES = {"postgresql": "startup.database.postgres.session", "sqlite": "startup.database.sqlite"}
 
 
-def connect(settings: Settings) -> Session:
-    """A session for the tasks; Unreachable (69) after STARTUP_DATABASE_TIMEOUT, or at once where waiting is no use."""
+def connect(settings: Settings, reads_only: bool = False, again: float | None = None) -> Session:
+    """A session for the tasks, or one that *reads_only*; *again*: what is left of STARTUP_LOCK_TIMEOUT, not at first.
+
+    Unreachable (69) after STARTUP_DATABASE_TIMEOUT, or at once where waiting is no use.
+    """
     if settings.address is None:
         raise SettingError("no database is set: set DATABASE_URL, such as postgresql://user:password@host/name")
     session: Session = importlib.import_module(_MODULES[settings.address.dialect]).connect(
@@ -23,6 +26,9 @@ def connect(settings: Settings) -> Session:
         node=settings.node,
         timeout=settings.database_timeout,
         pooler=settings.pooler == "session",
+        reads_only=reads_only or settings.role == "follower",
+        lock_timeout=settings.lock_timeout,
+        again=again,
         report=log.say,
     )
     return session

@@ -18,13 +18,16 @@ if TYPE_CHECKING:
 Row = tuple[Any, ...]
 #: How often the lock is looked up while a command runs, in seconds.
 WATCH = 1.0
+#: After so many seconds without an answer to a look a server is given up: as many as for a peer that vanished.
+SILENT = 30.0
 
 
 class Dialect:
     """The SQL that a database understands. What is said here suits PostgreSQL and SQLite alike."""
 
-    #: The time now, and a day ago; the type of a column that holds it.
+    #: The time now, five minutes and a day ago; the type of a column that holds it.
     now: str
+    some_minutes_ago: str
     a_day_ago: str
     timestamp: str
     #: yoyo's class for it, ``module:name``.
@@ -33,6 +36,8 @@ class Dialect:
     placeholder = "%s"
     #: Does a writer keep out all others? Then nothing is written that nobody waits for, nor on a second connection.
     single_writer = False
+    #: Locks a row that was read until the transaction ends, where others could write at all.
+    for_update = " FOR UPDATE"
     #: CREATE INDEX CONCURRENTLY, which may leave an INVALID index.
     concurrent_indexes = False
 
@@ -42,6 +47,10 @@ class Dialect:
 
     def may_pass_later(self, error: BaseException) -> bool:
         """Was it only the wrong moment: a lock that others held, a deadlock, a conflict?"""
+        raise NotImplementedError
+
+    def is_duplicate(self, error: BaseException) -> bool:
+        """Was there a row with that key already?"""
         raise NotImplementedError
 
     def quote(self, name: str) -> str:
@@ -69,6 +78,14 @@ class Dialect:
             + f" ON CONFLICT ({key}) DO UPDATE SET {', '.join(f'{name} = {value}' for name, value in update.items())}"
             + (f" WHERE NOT ({unless})" if unless else "")
         )
+
+
+@dataclass(frozen=True)
+class Crowd:
+    """How many nodes have a session now, this one included, and how many connections the server has to spare."""
+
+    connected: int = 1
+    spare: float = float("inf")
 
 
 @dataclass(frozen=True)
@@ -107,6 +124,10 @@ class Session(Protocol):
     lock_fd: int | None = None
     #: The server's process behind it; 0 where there is none.
     backend: int = 0
+    #: STARTUP_LOCK_TIMEOUT, in seconds; 0: no limit.
+    lock_timeout: float = 0.0
+    #: Where tables were found: given to the session that replaces this one.
+    homes: Any = None
 
     @property
     def in_transaction(self) -> bool:
@@ -173,14 +194,18 @@ class Session(Protocol):
     def qualify(self, name: str) -> str:
         """*name* as an identifier that means the same table whatever the search_path is now."""
 
-    def ensure_schema(self) -> None:
-        """Before tables are made, in the transaction for that: create the address's schema where it is missing.
+    def ensure_home(self, name: str) -> None:
+        """Before tables of *name*'s family are made, in the transaction for that: decide where, by what is there.
 
-        Until its end nobody else makes tables here, of whatever namespace. TaskFailed where there is no schema at all.
+        Until its end nobody else makes tables here, of whatever namespace, and what is unqualified is made there.
+        TaskFailed where there is no schema at all; LockUnavailable after STARTUP_LOCK_TIMEOUT.
         """
 
     def tables(self, *names: str) -> dict[str, set[str]]:
-        """Those of these tables that are there, each with the names of its columns. Asking makes nothing."""
+        """Those of these tables, of one family, that are there, each with the names of its columns. Makes nothing.
+
+        SettingError where it is in doubt which are meant, or where they belong to somebody else.
+        """
 
     def may_write(self, table: str) -> bool:
         """May this session SELECT, INSERT and UPDATE in a table that is there?"""
@@ -195,11 +220,25 @@ class Session(Protocol):
     def require_lock(self) -> None:
         """LockLost unless this very session holds the lock now."""
 
-    def holder(self) -> Holder | None:
-        """Who holds the lock, where that can be seen."""
+    def try_lock_migrations(self) -> bool:
+        """One try for the lock of all who migrate what yoyo's tables here remember, of whatever namespace."""
+
+    def unlock_migrations(self) -> None:
+        """Let it go; LockLost when it was not held any more."""
+
+    def holder(self, migrations: bool = False) -> Holder | None:
+        """Who holds the lock, or that of the *migrations*, where that can be seen."""
 
     def connected(self) -> set[str] | None:
         """The nodes that have a session now, this one aside; None where that cannot be told."""
+
+    def crowd(self) -> Crowd:
+        """Who else is here, and for how many more there is room."""
+        return Crowd()
+
+    def answered_within(self, seconds: float) -> AbstractContextManager[None]:
+        """In the block a server that is silent for *seconds* ends the session: Unreachable. Not for a task's work."""
+        return nullcontext()
 
     def reset(self) -> None:
         """Undo what a task or migration did to the session (search_path, role, timeouts), the lock aside."""
@@ -219,10 +258,6 @@ class Session(Protocol):
     def aside(self, sql: str) -> list[Row]:
         """Ask *sql* on a short-lived connection of its own, where a server has several."""
         return []
-
-    def second(self) -> Any:
-        """A second connection (the driver's), set up as this one, where a server has several."""
-        raise RuntimeError("there is only one")
 
     def cancel(self) -> None:
         """End the statement that runs now, from another thread or a signal handler. Never raises."""

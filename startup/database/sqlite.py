@@ -41,11 +41,13 @@ class SqliteDialect(Dialect):
     """See :class:`startup.database.session.Dialect`."""
 
     now = "strftime('%Y-%m-%d %H:%M:%f', 'now')"
+    some_minutes_ago = "strftime('%Y-%m-%d %H:%M:%f', 'now', '-5 minutes')"
     a_day_ago = "strftime('%Y-%m-%d %H:%M:%f', 'now', '-1 day')"
     timestamp = "text"
     yoyo_backend = "yoyo.backends.core.sqlite3:SQLiteBackend"
     placeholder = "?"
     single_writer = True
+    for_update = ""
 
     def split(self, text: str) -> Split:
         """By SQLite's own complete_statement()."""
@@ -63,6 +65,10 @@ class SqliteDialect(Dialect):
                 statements.append(Statement(candidate[first:], start + first))
             start = end
         return Split(statements)
+
+    def is_duplicate(self, error: BaseException) -> bool:
+        """A row of that key."""
+        return getattr(error, "sqlite_errorname", "") in ("SQLITE_CONSTRAINT_PRIMARYKEY", "SQLITE_CONSTRAINT_UNIQUE")
 
     def may_pass_later(self, error: BaseException) -> bool:
         """SQLITE_BUSY and SQLITE_LOCKED; Python before 3.11 has words alone."""
@@ -179,6 +185,7 @@ class SqliteSession(Session):
         self.address = address
         self._node = node
         self._path = address.path
+        self._borrowed = False
         self._lock_path = os.path.realpath(address.path) + ".startup.lock"
 
     @cached_property
@@ -212,7 +219,7 @@ class SqliteSession(Session):
         """*name* as an identifier in the main database, whatever was attached."""
         return 'main."' + name.replace('"', '""') + '"'
 
-    def ensure_schema(self) -> None:
+    def ensure_home(self, name: str) -> None:
         """SQLite has no schemas, and one writer."""
 
     def tables(self, *names: str) -> dict[str, set[str]]:
@@ -415,6 +422,16 @@ class SqliteSession(Session):
             f"the lock is lost: {why}; another node may have taken over; a restart goes on where the ledger stands"
         )
 
+    def try_lock_migrations(self) -> bool:
+        """There is one lock for a file, whatever the namespace."""
+        self._borrowed = self.lock_fd is None
+        return self.try_lock()
+
+    def unlock_migrations(self) -> None:
+        """Only what :meth:`try_lock_migrations` has taken."""
+        if self._borrowed:
+            self.unlock()
+
     def _open_lock_file(self, create: bool) -> int:
         try:
             return os.open(self._lock_path, os.O_RDWR | os.O_CLOEXEC | (os.O_CREAT if create else 0), 0o666)
@@ -455,7 +472,7 @@ class SqliteSession(Session):
         """Nobody where the lock is free; else SQLite does not tell."""
         return set() if self.holder() is None else None
 
-    def holder(self) -> Holder | None:
+    def holder(self, migrations: bool = False) -> Holder | None:
         """Who holds the lock, as the lock file tells it."""
         if self.lock_fd is None and self._is_free():
             return None

@@ -1,10 +1,36 @@
-"""The one way in which tables of our own are made, and gain the columns of a newer image."""
+"""Which tables live together, and the one way in which ours are made and gain the columns of a newer image."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import NamedTuple
 
-from startup.database.session import Session
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from startup.database.session import Session
+
+
+class Family(NamedTuple):
+    """Tables that live in one schema: that in which the first of them was made."""
+
+    names: tuple[str, ...]
+    #: Those whose rows tell that the family is in use there; of the ledger's those of one namespace.
+    telling: tuple[str, ...] = ()
+    by_namespace: bool = False
+
+
+LEDGERS = Family(
+    ("startup_run", "startup_ledger", "startup_node"), telling=("startup_run", "startup_ledger"), by_namespace=True
+)
+YOYOS = Family(
+    ("_yoyo_migration", "startup_migration", "yoyo_lock", "_yoyo_log", "_yoyo_version"),
+    telling=("_yoyo_migration", "startup_migration"),
+)
+
+
+def family_of(*names: str) -> Family:
+    """The family of the first of *names*; of tables that are none of ours, they themselves."""
+    return next((family for family in (LEDGERS, YOYOS) if names[0] in family.names), Family(names))
 
 
 class Table:
@@ -20,7 +46,7 @@ class Table:
 
 def make(session: Session, *tables: Table) -> None:
     """Make what is missing of *tables*, and of their columns. In a transaction, under the lock."""
-    session.ensure_schema()
+    session.ensure_home(tables[0].name)
     there = session.tables(*(table.name for table in tables))
     for table in tables:
         name = session.qualify(table.name)

@@ -22,6 +22,9 @@ _TEXT = dict.fromkeys(("namespace", "node", "phase", "state", "spans"), "text")
 NODES = Table("startup_node", {**_TEXT, "changed_at": "{time}"}, key="namespace, node, phase")
 PING, WAIT, TASK = "ping", "wait", "task"
 WAITING, RUNNING, DONE, FAILED, STOPPED = "waiting", "running", "done", "failed", "stopped"
+#: Waiting, without a connection between two looks; it tells that it is still there every REFRESH seconds at the least,
+#: and counts for STALE seconds.
+AWAY, REFRESH, STALE = "away", 60.0, 300.0  # Dialect.some_minutes_ago
 #: Seconds that connecting may take.
 SHORT = 0.5
 
@@ -45,6 +48,7 @@ class Journal:
         self._spans: list[Span] = []
         self._works: bool | None = None
         self._told = False
+        self._written: tuple[str, float] = ("", 0.0)
 
     def passed(self, kind: str, seconds: float) -> None:
         """It has just done this, for so long."""
@@ -67,12 +71,14 @@ class Journal:
             if (last.kind, last.name) == (WAIT, "database") and last.end - last.start < SHORT:
                 self._spans.pop()
 
-    def wait(self, session: Session) -> None:
+    def wait(self, session: Session, away: bool = False) -> None:
         """It waits: told at once, unless the one who is waited for is the only one who can write."""
         self.begin(WAIT, "lock")
         self._told = True
-        if not session.dialect.single_writer:
-            self.write(session, WAITING)
+        state = AWAY if away else WAITING
+        written, at = self._written
+        if not session.dialect.single_writer and (state != written or time.monotonic() - at >= REFRESH):
+            self.write(session, state)
 
     def close(self, session: Session, state: str) -> None:
         """How it ended, of a node that has waited or run; the first word counts."""
@@ -115,6 +121,7 @@ class Journal:
             ),
             (*self._key, state, log.redact(json.dumps(spans, ensure_ascii=False))),
         )
+        self._written = state, now
 
     def create(self, session: Session) -> None:
         """Make the table and take old rows out of it. Only under the lock; a role that may not goes without."""
@@ -153,7 +160,20 @@ class Node:
     @property
     def live(self) -> bool:
         """Is it at work, or waiting?"""
-        return self.state in (WAITING, RUNNING)
+        return self.state in (WAITING, AWAY, RUNNING)
+
+
+def waiting(session: Session, namespace: str) -> int:
+    """How many nodes of the namespace wait, with and without a connection, as far as they may write that down."""
+    if not session.tables(NODES.name):
+        return 0
+    dialect = session.dialect
+    rows = session.execute(
+        f"SELECT count(*) FROM {session.qualify(NODES.name)} WHERE namespace = %s AND state IN (%s, %s)"
+        f" AND changed_at > {dialect.some_minutes_ago}",
+        (namespace, WAITING, AWAY),
+    )
+    return int(rows[0][0])
 
 
 def read(session: Session, namespace: str) -> list[Node]:

@@ -89,6 +89,11 @@ class Ledger:
         self._namespace = namespace
         self._columns: dict[str, set[str]] = {}
 
+    def move_to(self, session: Session) -> None:
+        """On another session of the same database, with what was found out on the one before."""
+        session.homes = self._session.homes or session.homes
+        self._session = session
+
     def exists(self) -> bool:
         """Have the tables been made? Once seen, they stay."""
         if not self._columns:

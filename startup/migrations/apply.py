@@ -10,28 +10,16 @@ from functools import partial
 from typing import Literal
 
 from startup import log
-from startup.database.session import Dialect, Row, Session
+from startup.database.session import Dialect, Session
 from startup.database.statement import AtStatement, Statement
 from startup.errors import EndedInside, StartupError, TaskFailed
-from startup.migrations import failure, files, indexes, sqltext, tables, yoyo_guard, yoyos
+from startup.migrations import failure, files, indexes, lock, sqltext, tables, yoyos
 from startup.migrations.files import Catalog, Migration
 from startup.migrations.observer import Observer
 from startup.migrations.tables import Marks, Record, State
 
 Drift = Literal["fail", "warn"]
 _NOTHING = "committed: nothing"
-
-
-class _StockYoyo(Exception):
-    """Where one writer keeps out all others: a stock yoyo has its lock row in the table."""
-
-    def __init__(self, row: Row) -> None:
-        self.row = row
-        super().__init__(row)
-
-
-class _AppliedMeanwhile(Exception):
-    """The same: it has applied the migration between two of our transactions."""
 
 
 @dataclass(frozen=True)
@@ -101,8 +89,8 @@ class Applier:
     seconds_left: Callable[[], float] | None
     report: Callable[[str], None]
     warn: Callable[[str], None]
-    #: The backend that keeps stock yoyo waiting.
-    barrier: int | None = None
+    #: What keeps stock yoyo out.
+    row: lock.YoyosRow
 
     # ------------------------------------------------------------------ in one transaction
 
@@ -111,24 +99,17 @@ class Applier:
 
         Seconds of the try that succeeded. Raises TaskFailed, with nothing committed, or LockLost.
         """
-        patience = yoyo_guard.Patience(f"{unit.what} waits for", self.seconds_left, self.report)
         attempt = 0
         while True:
             attempt += 1
             observer = self._observer(unit)
             try:
                 return self._once(unit, record, observer)
-            except _StockYoyo as error:
-                patience.for_stock_yoyo(error.row)
-            except _AppliedMeanwhile:
-                raise
             except EndedInside as error:
                 raise self._by_itself(unit, error.__cause__) from None
             except Exception as error:
                 self._after_failure(unit, error)
                 committed = f"{unit.before}; nothing of this file"
-                if observer.needs_yoyos_tables:
-                    raise TaskFailed(f"{unit.path}: {_YOYOS_TABLES}\n{committed}\n{_CORRECT}") from None
                 if not self._may_pass_later(error):
                     raise failure.told(error, unit.path, unit.text, committed, _CORRECT) from None
                 self._pause(unit, error, attempt, observer.blockers, "rolled back, and tried again")
@@ -140,22 +121,13 @@ class Applier:
             observer,
             self.session.transaction(lambda: record(time.monotonic() - started), self.table_lock_timeout),
         ):
-            if row := self._stock_yoyo_row(unit):
-                raise _StockYoyo(row)
+            self.row.require()
             if unit.steps is not None:
                 unit.steps.run(self.session, self.marks.node, lambda number: None, unit.direction)
             else:
                 self.session.execute_script(unit.text, unit.statements)
         self.session.reset()
         return time.monotonic() - started
-
-    def _stock_yoyo_row(self, unit: Unit) -> Row | None:
-        """Stock yoyo's lock row, where nothing else holds it off. Raises _AppliedMeanwhile where it was faster."""
-        if not self.session.dialect.single_writer:
-            return None
-        if unit.direction == "apply" and self.marks.is_applied(unit.migration):
-            raise _AppliedMeanwhile
-        return yoyo_guard.stock_yoyo_row(self.session)
 
     def _by_itself(self, unit: Unit, error: BaseException | None) -> TaskFailed:
         """The error for a file that ended its transaction, and then may have failed; not to be run again blindly."""
@@ -189,21 +161,17 @@ class Applier:
         seconds = time.monotonic() - started
         self.session.reset()
         with self.session.transaction(lambda: record(seconds)):
-            pass
+            self.row.require()
         return seconds
 
     def _begin_by_statement(self, unit: Unit, state: str) -> bool:
         """Write the row; was it begun before?"""
-        patience = yoyo_guard.Patience(f"{unit.what} waits for", self.seconds_left, self.report)
-        while True:
-            with self.session.transaction():
-                self.session.require_lock()
-                row = self._stock_yoyo_row(unit)
-                if row is None:
-                    before = self.marks.state(unit.migration)
-                    self.marks.put(unit.migration, state)
-                    return state == tables.STARTED == before
-            patience.for_stock_yoyo(row)
+        with self.session.transaction():
+            self.session.require_lock()
+            self.row.require()
+            before = self.marks.state(unit.migration)
+            self.marks.put(unit.migration, state)
+            return state == tables.STARTED == before
 
     def _run_statements(self, progress: Progress, interrupted: bool) -> None:
         unit, session = progress.unit, self.session
@@ -275,7 +243,7 @@ class Applier:
     def _observer(self, unit: Unit) -> Observer:
         """Often enough to see who is in the way before the wait is given up."""
         soon = min(2.0, self.table_lock_timeout / 3) if self.table_lock_timeout else 2.0
-        return Observer(self.session, unit.what, soon, self.report, self.barrier)
+        return Observer(self.session, unit.what, soon, self.report)
 
     def _may_pass_later(self, error: BaseException) -> bool:
         return self.session.dialect.may_pass_later(failure.driver_error(error))
@@ -304,7 +272,6 @@ class Applier:
         time.sleep(seconds)
 
 
-_YOYOS_TABLES = "it needs yoyo_lock for itself (DROP SCHEMA, DROP or LOCK TABLE), which is in use while migrations run"
 _CORRECT = "next: correct the file, or the data that it met, and start again"
 
 
@@ -395,18 +362,20 @@ def apply(
     are left for the task. Raises TaskFailed with what went wrong, what is committed and what to do; LockLost.
     """
     state = tables.pending(session, catalog)
-    review(session, catalog, state, drift=drift, warn=warn)
     files.check([*state.pending, *(catalog.post_apply if state.pending else state.owed)], catalog, session.dialect)
-    if state.nothing_to_do:
+    if state.nothing_to_do and not state.interrupted:
+        review(session, catalog, state, drift=drift, warn=warn)
         return 0
     steps = yoyos.load([*state.pending, *catalog.post_apply], catalog)
     yoyos.create_tables(session, node)
-    marks = Marks(session, node)
-    with yoyo_guard.hold_off_stock_yoyo(session, deadline, report, warn) as barrier:
-        applier = Applier(session, marks, table_lock_timeout, deadline, report, warn, barrier)
-        state = tables.pending(session, catalog)  # a stock yoyo may have been at it
+    with lock.held(session, deadline, report) as row:
+        state = tables.pending(session, catalog)  # as it stays: nobody else is at it now
+        review(session, catalog, state, drift=drift, warn=warn)
+        marks = Marks(session, node)
+        applier = Applier(session, marks, table_lock_timeout, deadline, report, warn, row)
         with session.transaction():
             session.require_lock()
+            row.require()
             marks.adopt(state.unrecorded)
         indexes.warn_of_invalid(session, warn)
         applied = _apply_all(applier, catalog, state, steps)
@@ -426,14 +395,10 @@ def _apply_all(applier: Applier, catalog: Catalog, state: State, steps: dict[str
             for hook in catalog.post_apply:
                 applier.marks.put(hook, tables.OWED)
 
-        try:
-            if unit.transactional:
-                seconds = applier.transactional(unit, record)
-            else:
-                seconds = applier.by_statement(unit, tables.STARTED, record)
-        except _AppliedMeanwhile:
-            applier.report(f"{unit.what} was applied by a stock yoyo meanwhile")
-            continue
+        if unit.transactional:
+            seconds = applier.transactional(unit, record)
+        else:
+            seconds = applier.by_statement(unit, tables.STARTED, record)
         applied += 1
         before = f"committed: {applied} of {total} migrations of this run, the last one {migration.id}"
         applier.report(f"{unit.what} applied in {seconds:.2f} s")

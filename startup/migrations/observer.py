@@ -9,7 +9,6 @@ from collections.abc import Callable
 from types import TracebackType
 
 from startup.database.session import Session
-from startup.migrations import yoyo_guard
 
 #: Seconds between two lines about a migration that takes long (SPEC section 9).
 EVERY = 10.0
@@ -19,23 +18,17 @@ class Observer:
     """While the block runs: say every 10 s that it does, for whom it waits, and how far an index build is.
 
     Who is in the way is asked sooner and more often, *soon* seconds apart, so that a wait that ends by the limit
-    for table locks has been seen; ``blockers`` is the last answer that named any. *barrier* is the backend of
-    :func:`yoyo_guard.hold_off_stock_yoyo`: a stock yoyo that waits there and is in our way is sent to try again.
+    for table locks has been seen; ``blockers`` is the last answer that named any.
     """
 
-    def __init__(
-        self, session: Session, what: str, soon: float, report: Callable[[str], None], barrier: int | None
-    ) -> None:
+    def __init__(self, session: Session, what: str, soon: float, report: Callable[[str], None]) -> None:
         self._session = session
-        self._barrier = barrier
         self._what = what
         self._soon = soon
         self._report = report
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._loop, daemon=True)
         self.blockers: list[str] = []
-        #: It waits for what we hold ourselves (DROP SCHEMA ... CASCADE), and would for ever: its statement was ended.
-        self.needs_yoyos_tables = False
 
     def __enter__(self) -> Observer:
         self._thread.start()
@@ -68,9 +61,4 @@ class Observer:
         with contextlib.suppress(Exception):
             blockers = self._session.blockers()
             self.blockers = blockers or self.blockers
-            if blockers and self._barrier is not None:
-                if any(blocker.startswith(f"pid {self._barrier},") for blocker in blockers):
-                    self.needs_yoyos_tables = True
-                    self._session.cancel()
-                yoyo_guard.send_away(self._session, self._barrier)
         return blockers

@@ -10,7 +10,7 @@ from startup.database.statement import line_of
 from startup.errors import SettingError, TaskFailed
 from startup.log import say
 from startup.log import warn as say_warning
-from startup.migrations import files, sqltext, tables, yoyo_guard, yoyos
+from startup.migrations import files, lock, sqltext, tables, yoyos
 from startup.migrations.apply import Applier, Unit
 from startup.migrations.files import Catalog, Migration
 from startup.migrations.tables import Marks, State
@@ -46,9 +46,13 @@ def rollback(
     yoyos.create_tables(session, node)
     marks = Marks(session, node)
     done: list[str] = []
-    with yoyo_guard.hold_off_stock_yoyo(session, deadline, report, warn) as barrier:
-        applier = Applier(session, marks, table_lock_timeout, deadline, report, warn, barrier)
-        if tables.pending(session, catalog).applied != state.applied:
+    with lock.held(session, deadline, report) as row:
+        applier = Applier(session, marks, table_lock_timeout, deadline, report, warn, row)
+        now = tables.pending(session, catalog)
+        if now.interrupted:
+            names = ", ".join(record.id for record in now.interrupted)
+            raise TaskFailed(f"interrupted before, and to be put right first: {names}. Nothing is taken back")
+        if now.applied != state.applied:
             raise TaskFailed("another process has changed the database's migrations meanwhile: nothing is taken back")
         for number, unit in enumerate(units, 1):
             what = f"rollback {number} of {len(units)}: {unit.migration.id}"
@@ -75,9 +79,6 @@ def _newest(state: State, catalog: Catalog, count: int) -> list[Migration]:
             f"applied later, and not in this image: {', '.join(newer)}: they may need what would be taken back; "
             "use the image that has them. Nothing is taken back"
         )
-    if state.interrupted:
-        names = ", ".join(record.id for record in state.interrupted)
-        raise TaskFailed(f"interrupted before, and to be put right first: {names}. Nothing is taken back")
     return chosen
 
 

@@ -75,6 +75,8 @@ class State:
     #: Post-apply files that have not run since the last migration.
     owed: Sequence[Migration] = ()
     records: Mapping[str, Record] = field(default_factory=dict)
+    #: Is there a lock row of ours? Of one who is at work, or was killed.
+    locked: bool = False
 
     @property
     def nothing_to_do(self) -> bool:
@@ -92,7 +94,7 @@ def pending(session: Session, catalog: Catalog) -> State:
 
     Raises TaskFailed when pending files depend on one that is missing, or on each other in a circle.
     """
-    marks, records = _read(session)
+    marks, records, locked = _read(session)
     applied = sorted(marks, key=marks.__getitem__)
     done = set(applied)
     waiting = [migration for migration in catalog.migrations if migration.id not in done]
@@ -116,26 +118,31 @@ def pending(session: Session, catalog: Catalog) -> State:
         unrecorded=[migration for migration in here if migration.id not in checksums],
         owed=[m for m in catalog.post_apply if m.id in records and records[m.id].state == OWED],
         records=records,
+        locked=locked,
     )
 
 
-def _read(session: Session) -> tuple[dict[str, str], dict[str, Record]]:
-    """When each applied id was marked, and our rows."""
-    there = session.tables(OURS.name, YOYOS)
+def _read(session: Session) -> tuple[dict[str, str], dict[str, Record], bool]:
+    """When each applied id was marked, our rows, and whether there is a lock row of ours."""
+    there = session.tables(OURS.name, YOYOS, YOYOS_LOCK)
     queries = []
-    if YOYOS in there:
+    if columns := there.get(YOYOS):
+        name, moment = ("migration_id", "applied_at_utc") if "migration_id" in columns else ("id", "ctime")  # yoyo 5
         queries.append(
-            "SELECT migration_id, NULL AS state, NULL AS checksum, 0 AS statements_done, NULL AS applied_by, "
-            f"applied_at_utc FROM {session.qualify(YOYOS)}"
+            f"SELECT {name} AS id, NULL AS state, NULL AS checksum, 0 AS statements_done, NULL AS applied_by, "
+            f"{moment} AS moment FROM {session.qualify(YOYOS)}"
         )
     if OURS.name in there:
-        columns = "id, state, checksum, statements_done, applied_by, applied_at"
-        queries.append(f"SELECT {columns} FROM {session.qualify(OURS.name)}")
+        ours = "id, state, checksum, statements_done, applied_by, applied_at"
+        queries.append(f"SELECT {ours} FROM {session.qualify(OURS.name)}")
+    if YOYOS_LOCK in there:
+        queries.append(f"SELECT NULL, NULL, NULL, pid, NULL, NULL FROM {session.qualify(YOYOS_LOCK)} WHERE pid < 0")
     if not queries:
-        return {}, {}
+        return {}, {}, False
     rows = session.execute(" UNION ALL ".join(queries))
-    marks = {row[0]: str(row[5] or "") for row in rows if row[1] is None}
-    return marks, {row[0]: _record(row) for row in rows if row[1] is not None}
+    marks = {row[0]: str(row[5] or "") for row in rows if row[0] and row[1] is None}
+    records = {row[0]: _record(row) for row in rows if row[1] is not None}
+    return marks, records, any(row[0] is None for row in rows)
 
 
 def _record(row: Row) -> Record:

@@ -84,7 +84,7 @@ def _create(session: Session, node: str) -> None:
 
     make(session, tables.OURS)
     yoyo = backend(session, node)
-    if not session.tables(yoyo.lock_table):
+    if not session.tables(tables.YOYOS_LOCK):
         yoyo.execute(yoyo.format_sql(yoyo.create_lock_table_sql))
     if internalmigrations.needs_upgrading(yoyo):
         internalmigrations.upgrade(yoyo)

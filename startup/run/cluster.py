@@ -7,20 +7,22 @@ import threading
 from collections.abc import Callable, Sequence
 
 from startup import log
-from startup.database.session import Session
+from startup.database.session import SILENT, Crowd, Session
 from startup.errors import Unreachable
 from startup.ledger.ledger import Ledger
 from startup.plan.task import Task
 from startup.process.interrupts import Interrupts
 from startup.settings.settings import Settings
 
+#: With more nodes connected, or fewer connections to spare, one that waits keeps none between two looks.
+MOST_CONNECTED, LEAST_SPARE = 50, 10
 NICE = 10  # setpriority(2); on Linux a thread has its own
 
 
 class Cluster:
     """Opens the session that waits, holds the lock and does the work; never more than one at a time."""
 
-    def __init__(self, settings: Settings, interrupts: Interrupts, connect: Callable[[], Session]) -> None:
+    def __init__(self, settings: Settings, interrupts: Interrupts, connect: Callable[..., Session]) -> None:
         self.settings = settings
         self._interrupts = interrupts
         self._connect = connect
@@ -30,13 +32,22 @@ class Cluster:
         self._found_done = False
         self._error: BaseException | None = None
         self._warned: set[str] = set()
+        #: Does it wait without a connection between two looks?
+        self.away = False
 
-    def open(self) -> None:
-        """Connect; raises Unreachable after STARTUP_DATABASE_TIMEOUT, SettingError. Closes what was open."""
+    def open(self, left: float = 0.0) -> None:
+        """Connect; raises Unreachable after STARTUP_DATABASE_TIMEOUT, SettingError. Closes what was open.
+
+        What was found out before is kept. *left* is what is left of STARTUP_LOCK_TIMEOUT then: LockUnavailable.
+        """
         self.close()
-        self._session = self._connect()
-        self._ledger = Ledger(self._session, self.settings.namespace)
-        self._interrupts.cancel = self._session.cancel
+        session = self._connect(again=left) if self._ledger else self._connect()
+        if self._ledger is None:
+            self._ledger = Ledger(session, self.settings.namespace)
+        else:
+            self._ledger.move_to(session)
+        self._session = session
+        self._interrupts.cancel = session.cancel
 
     def close(self) -> None:
         """Close the session, and with it the lock."""
@@ -52,7 +63,10 @@ class Cluster:
             try:
                 os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICE)
                 self.open()
-                self._found_done = self.done(tasks)
+                with self.session.answered_within(SILENT):
+                    self._found_done = self.done(tasks)
+                    if self._found_done or self.is_scarce(self.session.crowd()):
+                        self.close()
             except BaseException as error:
                 if not (isinstance(error, Unreachable) and self.is_open):  # lost again: whoever waits connects again
                     self._error = error
@@ -61,7 +75,10 @@ class Cluster:
         self._thread.start()
 
     def open_prepared(self) -> bool:
-        """Open the session, unless that has been prepared; was everything found done then? A signal may end it."""
+        """Open the session, unless that has been prepared; was everything found done then? A signal may end it.
+
+        One that was prepared, and would have kept others out, is closed again.
+        """
         if self._thread is None:
             self.open()
         while self._thread is not None and self._thread.is_alive():
@@ -69,6 +86,10 @@ class Cluster:
         if self._error is not None:
             raise self._error
         return self._found_done
+
+    def is_scarce(self, crowd: Crowd) -> bool:
+        """Is it better to keep no connection while waiting?"""
+        return crowd.connected > MOST_CONNECTED or crowd.spare < LEAST_SPARE
 
     @property
     def is_open(self) -> bool:

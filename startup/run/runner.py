@@ -29,7 +29,7 @@ class Runner:
     """Runs the tasks of one plan, in order."""
 
     def __init__(
-        self, settings: Settings, plan: Plan, state: State, interrupts: Interrupts, connect: Callable[[], Session]
+        self, settings: Settings, plan: Plan, state: State, interrupts: Interrupts, connect: Callable[..., Session]
     ) -> None:
         self.settings = settings
         self.plan = plan
@@ -208,7 +208,7 @@ class Runner:
     def _say_waiting(self, text: str) -> None:
         log.say(text)
         self.state.phase(text)
-        self._journal.wait(self._cluster.session)
+        self._journal.wait(self._cluster.session, self._cluster.away)
 
     def _announce(self, task: Task) -> float:
         log.say(f"{self._place(task)} starts")

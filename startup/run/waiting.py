@@ -2,83 +2,24 @@
 
 from __future__ import annotations
 
-import random
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from startup import log
-from startup.database.session import Holder
+from startup.database.session import SILENT, Holder
 from startup.errors import Busy, LockUnavailable, TaskFailed, Unreachable
 from startup.ledger import journal
 from startup.ledger.ledger import RUNNING, Run
+from startup.patience import LONGEST_PAUSE, Announcer, Stopwatch, poll
 from startup.plan.task import Task
 from startup.run.cluster import Cluster
 
-#: Seconds between two polls: short at first, for a run that is over soon, then easy on the server.
-FIRST_PAUSE, LONGEST_PAUSE = 0.025, 1.0
-#: Seconds until a wait that goes on unchanged is mentioned again.
-LINE_EVERY = 10.0
+#: How many looks a second waiting nodes make all together, whatever their number: those that keep their connection,
+#: and those that connect for each, which costs the server more.
+LOOKS_KEPT, LOOKS_ANEW = 60.0, 16.0
 #: Seconds until "all done?" is asked again while the run has not moved: somebody may migrate by hand.
 ASK_AGAIN = 5.0
-
-
-def poll() -> Iterator[None]:
-    """Again and again, with a backoff in between that nobody else has, too."""
-    pause = FIRST_PAUSE
-    while True:
-        yield
-        time.sleep(pause * random.uniform(0.5, 1.5))
-        pause = min(pause * 2, LONGEST_PAUSE)
-
-
-@dataclass
-class Stopwatch:
-    """Seconds for which something has been so without a break; 0 while it is not so."""
-
-    running: bool = False
-
-    def __post_init__(self) -> None:
-        self._since = time.monotonic()
-
-    def run(self, is_so: bool) -> None:
-        """It is so, still or from now on; or it is not."""
-        if is_so and not self.running:
-            self._since = time.monotonic()
-        self.running = is_so
-
-    @property
-    def seconds(self) -> float:
-        """What it shows."""
-        return time.monotonic() - self._since if self.running else 0.0
-
-    def over(self, limit: float) -> bool:
-        """Has it run for *limit* seconds? 0 is no limit."""
-        return 0 < limit <= self.seconds
-
-
-class Announcer:
-    """Says why there is a wait: when the reason changes, and every 10 s."""
-
-    def __init__(self, say: Callable[[str], None]) -> None:
-        self._say = say
-        self._reason: object = None
-        self._waited = Stopwatch(running=True)
-        self._silent = Stopwatch(running=True)
-
-    def due(self, reason: object) -> bool:
-        """Is it time for a line?"""
-        return reason != self._reason or self._silent.over(LINE_EVERY)
-
-    def say(self, reason: object, text: str) -> None:
-        """The line, if it is time for one."""
-        if not self.due(reason):
-            return
-        if reason != self._reason:
-            self._reason, self._waited = reason, Stopwatch(running=True)
-        self._silent = Stopwatch(running=True)
-        waited = round(self._waited.seconds)
-        self._say(f"{text} (waiting for {waited} s)" if waited else text)
 
 
 class Waiting:
@@ -96,6 +37,8 @@ class Waiting:
         self._idle = Stopwatch()  # nobody has the lock
         self._kept_out = Stopwatch()  # by a transaction of another program's (SQLite)
         self._read_only = Stopwatch()
+        self._counted = Stopwatch()  # since the crowd was counted
+        self._pause = 0.0
 
     def until_locked(self) -> bool:
         """True with the lock; False when all is done. A session that is lost meanwhile is replaced.
@@ -103,12 +46,15 @@ class Waiting:
         Raises TaskFailed when the node that was waited for has failed, LockUnavailable after STARTUP_LOCK_TIMEOUT or
         STARTUP_FOLLOW_TIMEOUT, Unreachable when nothing can be written for STARTUP_DATABASE_TIMEOUT.
         """
-        for _ in poll():
+        for _ in poll(lambda: min(self._pause, self._left or self._pause)):
+            if not self._cluster.is_open:
+                self._reconnect()
             try:
-                locked = self._poll()
-                if locked is not None:
-                    return locked
-                read_only = self._cluster.session.read_only if self._read_only.running else ""
+                with self._cluster.session.answered_within(min(SILENT, self._left or SILENT)):
+                    locked = self._poll()
+                    if locked is not None:
+                        return locked
+                    read_only = self._cluster.session.read_only if self._read_only.running else ""
             except Busy as error:
                 self._wait_in_the_dark(error)
                 continue
@@ -119,6 +65,8 @@ class Waiting:
             self._read_only.run(bool(read_only))
             if read_only:
                 self._be_patient_with(read_only)
+            elif self._cluster.away:
+                self._cluster.close()
         raise AssertionError("poll() has no end")
 
     def _poll(self) -> bool | None:
@@ -138,9 +86,26 @@ class Waiting:
             self._wait_for_lock(run)
         return None
 
+    @property
+    def _left(self) -> float:
+        """Of STARTUP_LOCK_TIMEOUT, in seconds, and enough for a look; 0 where there is no limit."""
+        limit = self._settings.lock_timeout
+        return max(0.5, limit - self._waited.seconds) if limit and self._settings.role != "follower" else 0.0
+
+    def _make_room(self) -> None:
+        """The more nodes wait, the less often each looks; where connections are scarce, it keeps none meanwhile."""
+        if self._counted.running and not self._counted.over(ASK_AGAIN):
+            return
+        self._counted = Stopwatch(running=True)
+        cluster = self._cluster
+        crowd = cluster.session.crowd()
+        waiting = journal.waiting(cluster.session, self._settings.namespace) if cluster.is_scarce(crowd) else 0
+        cluster.away = cluster.is_scarce(replace(crowd, connected=max(crowd.connected, waiting)))
+        self._pause = max(crowd.connected, waiting) / (LOOKS_ANEW if cluster.away else LOOKS_KEPT)
+
     def _all_done(self, run: Run) -> bool:
         """Asked when the run has moved on, and every now and then: waiting nodes are to be easy on the server."""
-        every = LONGEST_PAUSE if self._settings.role == "follower" else ASK_AGAIN
+        every = max(self._pause, LONGEST_PAUSE if self._settings.role == "follower" else ASK_AGAIN)
         if run == self._last and not self._asked.over(every):
             return False
         self._last, self._asked = run, Stopwatch(running=True)
@@ -153,6 +118,7 @@ class Waiting:
             raise TaskFailed(f"{failure}, which this node was waiting for")
 
     def _wait_for_lock(self, run: Run) -> None:
+        self._make_room()
         reason = (run.epoch, run.state, run.task)
         limit = self._settings.lock_timeout
         over = self._waited.over(limit)
@@ -171,6 +137,7 @@ class Waiting:
 
     def _follow(self, run: Run) -> None:
         """Others do the work: wait as long as somebody is at it, or STARTUP_FOLLOW_TIMEOUT lasts."""
+        self._make_room()
         holder = self._cluster.session.holder()
         self._idle.run(holder is None)
         if holder is not None:
@@ -210,8 +177,14 @@ class Waiting:
         self._reconnect()
 
     def _reconnect(self) -> None:
-        self._last = None
-        self._cluster.open()
+        limit = self._settings.lock_timeout
+        if self._left and self._waited.over(limit) and not self._cluster.away:
+            raise LockUnavailable(
+                f"the lock was not free within {limit:g} s (STARTUP_LOCK_TIMEOUT), and the database does not answer"
+            )
+        if not self._cluster.away:
+            self._last = None
+        self._cluster.open(self._left)
 
 
 def for_vanished(cluster: Cluster, say: Callable[[str], None]) -> None:

@@ -6,6 +6,7 @@ import os
 import sys
 from argparse import Namespace
 from collections.abc import Sequence
+from functools import partial
 
 from startup import log
 from startup.errors import APP_ENDED, APP_ENDED_UNANSWERED, AppEnded, PingTimeout, SettingError, StartupError
@@ -93,7 +94,7 @@ def _runner(settings: Settings, plan: Plan, state: State, interrupts: Interrupts
 
     for warning in plan.warnings:
         log.warn(warning)
-    return Runner(settings, plan, state, interrupts, lambda: connect(settings))
+    return Runner(settings, plan, state, interrupts, partial(connect, settings))
 
 
 def _wait_for_the_app(app: int, settings: Settings, state: State, runner: Runner) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator
+from functools import partial
 
 from startup import log
 from startup.database.connect import connect
@@ -24,7 +25,7 @@ def plan(arguments: argparse.Namespace, interrupts: Interrupts) -> int:
     planner.check()
     for warning in resolved.warnings:
         log.warn(warning)
-    cluster, why = Cluster(settings, interrupts, lambda: connect(settings)), ""
+    cluster, why = Cluster(settings, interrupts, partial(connect, settings)), ""
     try:
         if resolved.clustered:
             cluster.open()

@@ -33,7 +33,7 @@ Report = dict[str, Any]
 def status(arguments: Namespace, interrupts: Interrupts) -> int:
     """Migrations, ledger, who holds the lock, what it is doing and what blocks it; the last run as a timeline."""
     settings = common.load(for_database=True)
-    with closing(connect(settings)) as session:
+    with closing(connect(settings, reads_only=True)) as session:
         report, nodes, now = _look(session, settings)
     if arguments.json:
         json.dump(log.redact_all(report), sys.stdout, indent=2, default=str)
@@ -65,6 +65,8 @@ def _look(session: Session, settings: Settings) -> tuple[Report, list[Node], flo
     now = journal.seconds(ledger.now()) if ledger.exists() else 0.0  # to ask would make SQLite's file
     nodes = _nodes(session, settings.namespace, now)
     vanished = run.state == RUNNING and not (holder and holder.may_be(run.node))
+    begun = [str(one) for one in state.interrupted]
+    at_work = bool(begun) and session.holder(migrations=True) is not None
     report: Report = {
         "database": settings.address.masked if settings.address else "",
         "namespace": settings.namespace,
@@ -73,7 +75,8 @@ def _look(session: Session, settings: Settings) -> tuple[Report, list[Node], flo
             "pending": [migration.id for migration in state.pending],
             "drifted": [migration.id for migration in state.drifted],
             "unknown": list(state.unknown),
-            "interrupted": [str(one) for one in state.interrupted],
+            "interrupted": [] if at_work else begun,
+            "at work": begun if at_work else [],
         },
         "lock": None,
         "run": None,
@@ -118,7 +121,8 @@ def _nodes(session: Session, namespace: str, now: float) -> list[Node]:
     nodes, connected = journal.read(session, namespace), session.connected()
     for node in nodes:
         name = node.node.encode()[:NODE_BYTES].decode(errors="ignore")
-        if node.live and connected is not None and name not in connected and name.isascii():
+        away = node.state == journal.AWAY and now - node.changed_at < journal.STALE
+        if node.live and not away and connected is not None and name not in connected and name.isascii():
             node.state = "vanished"
     return journal.last_run(nodes, now)
 

@@ -13,7 +13,7 @@ from startup.database import sqlite
 from startup.database.postgres import reach as postgres_connect
 from startup.database.postgres import session as postgres
 from startup.ledger import ledger
-from startup.migrations import apply, indexes, tables, yoyo_guard
+from startup.migrations import apply, indexes, lock, tables
 from startup.run import execution, runner, waiting
 
 replace: Callable[[Any, str, Any], None] = setattr
@@ -182,17 +182,25 @@ def making_tables_one_by_one() -> None:
     execute = postgres.PostgresSession.execute
 
     def unserialised(self: Any, sql: str, parameters: Any = ()) -> Any:
-        return [] if "pg_advisory_xact_lock" in sql else execute(self, sql, parameters)
+        return [(True,)] if "pg_try_advisory_xact_lock" in sql else execute(self, sql, parameters)
 
     replace(postgres.PostgresSession, "execute", unserialised)
 
 
-def the_barrier_for_stock_yoyo() -> None:
-    @contextmanager
-    def let_it(*arguments: Any) -> Iterator[None]:
-        yield
+def yoyos_row() -> None:
+    """Stock yoyo finds its lock free."""
+    replace(lock.YoyosRow, "put", lambda self: None)
+    replace(lock.YoyosRow, "require", lambda self: None)
 
-    replace(yoyo_guard, "hold_off_stock_yoyo", let_it)
+
+def the_look_for_yoyos_row() -> None:
+    """Before each file: has somebody broken it?"""
+    replace(lock.YoyosRow, "require", lambda self: None)
+
+
+def the_migrations_lock() -> None:
+    """Of all namespaces that migrate the same tables."""
+    replace(postgres.PostgresSession, "try_lock_migrations", lambda self: True)
 
 
 def the_row_of_what_has_begun() -> None:

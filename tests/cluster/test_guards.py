@@ -139,8 +139,9 @@ def two_namespaces_may_make_the_ledger_at_once(stage: Stage) -> bool:
             " PRIMARY KEY (namespace, task, key))"
         )
         node = stage.start("node", "told@once", STARTUP_TASK_TOLD="true")
-        blocked = "SELECT 1 FROM pg_locks WHERE NOT granted AND pid <> pg_backend_pid()"
-        wait_for(lambda: bool(stage.query(blocked)) or node.code is not None)
+        told = "waiting for the lock under which tables are made: pid "
+        blocked = "SELECT 1 FROM pg_locks WHERE NOT granted AND pid <> pg_backend_pid()"  # without the guard
+        wait_for(lambda: told in node.log() or bool(stage.query(blocked)) or node.code is not None)
         first.commit()
     return node.wait() == 0
 
@@ -181,8 +182,8 @@ def a_migration_without_transaction_that_runs_is_not_taken_for_interrupted(stage
     return [runner.wait(), other.wait()] == [0, 0]
 
 
-@guarded_by("the_barrier_for_stock_yoyo")
-def a_stock_yoyo_started_by_hand_waits(stage: Stage) -> bool:
+@guarded_by("yoyos_row")
+def a_stock_yoyo_started_by_hand_waits_and_is_refused(stage: Stage) -> bool:
     stage.migrations(1)
     stage.migration("0002_slow", f"-- transactional: false\n{UNTIL_GO}INSERT INTO trace (what) VALUES ('0002');")
     runner = stage.start("runner", "migrate")
@@ -194,13 +195,36 @@ def a_stock_yoyo_started_by_hand_waits(stage: Stage) -> bool:
         cwd=stage.project.directory,
         stderr=subprocess.DEVNULL,
     ) as yoyo:
-        waits = "SELECT 1 FROM pg_stat_activity WHERE query LIKE '%yoyo_lock%' AND wait_event_type = 'Lock'"
         try:
-            wait_for(lambda: bool(stage.query(waits)) or stage.query(sleeping) == [(2,)])
+            wait_for(lambda: yoyo.poll() is not None or stage.query(sleeping) == [(2,)])
         finally:
             stage.query("CREATE TABLE go ()")
         yoyo.wait(30)
-    return runner.wait() == 0 and yoyo.returncode == 0 and stage.trace() == ["0001", "0002"]
+    return runner.wait() == 0 and yoyo.returncode == 1 and stage.trace() == ["0001", "0002"]
+
+
+@guarded_by("the_look_for_yoyos_row")
+def nothing_is_applied_after_somebody_broke_yoyos_lock(stage: Stage) -> bool:
+    stage.migrations(1)
+    stage.migration("0002_slow", f"-- transactional: false\n{UNTIL_GO}")
+    stage.migration("0003_more", "INSERT INTO trace (what) VALUES ('0003');")
+    runner = stage.start("runner", "migrate")
+    wait_for(lambda: stage.query("SELECT 1 FROM pg_stat_activity WHERE wait_event = 'PgSleep'"))
+    stage.query("DELETE FROM yoyo_lock")
+    stage.query("CREATE TABLE go ()")
+    return runner.wait() == 75 and "yoyo break-lock" in runner.log() and stage.trace() == ["0001"]
+
+
+@guarded_by("the_migrations_lock")
+def two_namespaces_do_not_migrate_the_same_tables_at_once(stage: Stage) -> bool:
+    stage.migrations(1)
+    stage.migration("0002_slow", f"-- transactional: false\n{UNTIL_GO}INSERT INTO trace (what) VALUES ('0002');")
+    first = stage.start("first", "migrate")
+    wait_for(lambda: stage.query("SELECT 1 FROM pg_stat_activity WHERE wait_event = 'PgSleep'"))
+    other = stage.start("other", "migrate", STARTUP_NAMESPACE="other")
+    wait_for(lambda: "of another namespace, which migrates" in other.log() or other.code is not None)
+    stage.query("CREATE TABLE go ()")
+    return [first.wait(), other.wait()] == [0, 0] and stage.trace() == ["0001", "0002"]
 
 
 # ----------------------------------------------------------------------------------------------- exactly once

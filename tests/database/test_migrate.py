@@ -245,24 +245,13 @@ def test_an_index_is_built_concurrently_while_stock_yoyo_waits(bench: Any, query
     assert query(bench.url, "SELECT indisvalid FROM pg_index WHERE indexrelid = 'a_x'::regclass") == [(True,)]
 
 
-def test_a_lock_row_that_a_killed_yoyo_left_is_removed_when_no_session_can_be_its_holder(
-    bench: Any, query: Query
-) -> None:
-    bench.write(_0001_a="CREATE TABLE a (x int);")
-    bench.yoyo("apply")
-    query(bench.url, "INSERT INTO yoyo_lock VALUES (1, now() AT TIME ZONE 'UTC' - interval '1 hour', 4711)")
-    bench.write(_0002_b="CREATE TABLE b (x int);")
-    assert bench.apply() == 1
-    assert any("4711" in line and "removed" in line for line in bench.said)
-
-
 def test_a_lock_row_that_somebody_may_hold_is_waited_for_and_then_told_how_to_break(
     bench: Any, query: Query, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bench.write(_0001_a="CREATE TABLE a (x int);")
     bench.yoyo("apply")
     bench.write(_0002_b="CREATE TABLE b (x int);")
-    monkeypatch.setattr("startup.migrations.yoyo_guard.YOYO_LIMIT", 1.0)
+    monkeypatch.setattr("startup.migrations.lock.YOYO_LIMIT", 1.0)
     with psycopg.connect(bench.url, autocommit=True) as holder:
         holder.execute("INSERT INTO yoyo_lock VALUES (1, now() AT TIME ZONE 'UTC', 4712)")
         said = bench.fails()

@@ -119,21 +119,8 @@ def test_a_stock_yoyo_that_has_its_lock_is_waited_for(
     assert bench.applied == 1
     bench.write(_0003_c="CREATE TABLE c (x int);")
     query(bench.url, "INSERT INTO yoyo_lock VALUES (1, '2026-01-01 00:00:00', 4711)")
-    monkeypatch.setattr("startup.migrations.yoyo_guard.YOYO_LIMIT", 0.5)
+    monkeypatch.setattr("startup.migrations.lock.YOYO_LIMIT", 0.5)
     assert "yoyo break-lock" in bench.fails()
-
-
-def test_a_stock_yoyo_between_two_of_our_transactions_is_no_harm(bench: Any, query: Query) -> None:
-    """It may apply the next file while nothing of ours is open: that one is then done, not applied again."""
-    mark = "INSERT INTO _yoyo_migration VALUES ('h', '0002_b', '2026-01-01 00:00:00')"
-    bench.write(
-        _0001_a="CREATE TABLE a (x int);\n" + mark.replace("'h'", "lower(hex(randomblob(8)))") + ";",
-        _0002_b="CREATE TABLE b (x int);",
-        _0003_c="CREATE TABLE c (x int);",
-    )
-    assert bench.apply() == 2
-    assert any("0002_b was applied by a stock yoyo meanwhile" in line for line in bench.said)
-    assert query(bench.url, "SELECT name FROM sqlite_master WHERE name IN ('b', 'c')") == [("c",)]
 
 
 def test_rollback_refuses_without_its_file(bench: Any) -> None:

@@ -374,8 +374,9 @@ class TestLock:
         session = connect(url=database_url + "?schema=Odd%22one")
         assert not session.tables("t")
         assert session.try_lock()
-        session.ensure_schema()
-        session.ensure_schema()
+        for _ in range(2):
+            with session.transaction():
+                session.ensure_home("t")
         session.execute("CREATE TABLE t (i int, j int)")
         assert session.tables("t") == {"t": {"i", "j"}}
         assert query(database_url, "SELECT schemaname FROM pg_tables WHERE tablename = 't'") == [('Odd"one',)]
@@ -387,7 +388,7 @@ class TestLock:
     ) -> None:
         session = connect(url=server.url("template1") + "?schema=mine")
         with pytest.raises(SettingError, match=r"schema 'mine'.*permission denied"):
-            session.ensure_schema()
+            session.ensure_home("t")
 
     def test_creating_an_index_concurrently_works_while_others_wait(self, connect: Connect) -> None:
         runner, waiting = connect("a"), connect("b")
@@ -613,13 +614,13 @@ class TestReset:
 
     def test_the_schema_of_the_address_is_in_force_again(self, connect: Connect, database_url: str) -> None:
         session = connect(url=database_url + "?schema=app_schema")
-        session.ensure_schema()
+        session.ensure_home("t")
         session.connection.execute("SELECT set_config('search_path', '', false)")
         session.reset()
         assert session.execute("SELECT current_schema()") == [("app_schema",)]
         session.connection.execute("SET search_path = public")
         assert not session.tables("t")
-        assert session.schema == "app_schema"
+        assert session.qualify("t") == '"app_schema"."t"'
 
 
 class TestBlockers:

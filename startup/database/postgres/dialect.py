@@ -17,6 +17,7 @@ class PostgresDialect(Dialect):
     """See :class:`startup.database.session.Dialect`."""
 
     now = "pg_catalog.clock_timestamp()"
+    some_minutes_ago = "pg_catalog.clock_timestamp() - interval '5 minutes'"
     a_day_ago = "pg_catalog.clock_timestamp() - interval '1 day'"
     timestamp = "timestamptz"
     yoyo_backend = "yoyo.backends.core.postgresql:PostgresqlPsycopgBackend"
@@ -31,6 +32,10 @@ class PostgresDialect(Dialect):
     def may_pass_later(self, error: BaseException) -> bool:
         """By SQLSTATE."""
         return getattr(error, "sqlstate", None) in TRY_AGAIN
+
+    def is_duplicate(self, error: BaseException) -> bool:
+        """unique_violation"""
+        return getattr(error, "sqlstate", None) == "23505"
 
 
 POSTGRESQL = PostgresDialect()

@@ -6,14 +6,16 @@ import os
 import queue
 import random
 import re
+import socket
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from startup import log
-from startup.errors import SettingError, Unreachable
+from startup.errors import LockUnavailable, SettingError, Unreachable
 from startup.settings.address import Address
 
 if TYPE_CHECKING:
@@ -33,6 +35,34 @@ TRY = 10
 PROGRESS = 10
 
 
+class PoolIsFull(TimeoutError):
+    """The pooler has let us in, and has no server session for us: others are at work."""
+
+
+class Silence:
+    """In the block a connection whose server is silent for *seconds* is broken off, since libpq itself never would."""
+
+    def __init__(self, connection: psycopg.Connection[Any], seconds: float) -> None:
+        self.seconds = seconds
+        self.broken = False
+        self._descriptor = os.dup(connection.fileno())
+        self._timer = threading.Timer(seconds, self._break)
+        self._timer.daemon = True
+
+    def __enter__(self) -> None:
+        self._timer.start()
+
+    def __exit__(self, *error: object) -> None:
+        self._timer.cancel()
+        self._timer.join()
+        os.close(self._descriptor)
+
+    def _break(self) -> None:
+        self.broken = True
+        with socket.socket(fileno=os.dup(self._descriptor)) as beneath, suppress(OSError):
+            beneath.shutdown(socket.SHUT_RDWR)
+
+
 @dataclass(frozen=True)
 class Failure:
     """Why a try failed, in words, and whether another one may succeed."""
@@ -40,6 +70,8 @@ class Failure:
     words: str
     advice: str
     final: bool
+    #: Nothing is wrong: it is others' turn.
+    queued: bool = False
 
 
 #: Matched against libpq's and the server's own words: a connection that was never made has no SQLSTATE.
@@ -66,6 +98,7 @@ _FINAL = (
         "check sslmode, sslrootcert and the server's certificate",
     ),
 )
+_POOL = "is its pool (pool_size) large enough for the apps and the nodes?"
 _PLACE = "is it running, are host and port of DATABASE_URL right?"
 _WAIT = (
     (
@@ -108,6 +141,8 @@ _SETTING = (
 def explain(text: str) -> Failure:
     """What libpq's error *text* means, whatever the names in it are."""
     text = re.sub(r'"[^"]*"', '""', text)
+    if "query_wait_timeout" in text:
+        return Failure("the pooler has no server session to spare", _POOL, final=False, queued=True)
     for pattern, words, advice in _FINAL:
         if re.search(pattern, text):
             return Failure(words, advice, final=True)
@@ -227,22 +262,27 @@ def dial(connect_arguments: dict[str, Any], seconds: float | None) -> psycopg.Co
     )
 
 
-def reach(attempt: Callable[[float | None], T], address: Address, timeout: float, report: log.Report) -> T:
+def reach(
+    attempt: Callable[[float | None], T], address: Address, timeout: float, report: log.Report, limit: float = 0.0
+) -> T:
     """Call *attempt* (with the seconds that are left) until it succeeds: the database may still be starting.
 
-    *timeout* is STARTUP_DATABASE_TIMEOUT, in seconds, 0 for ever. One line when waiting starts, at each change, and
-    every 10 s. Raises Unreachable at once where waiting is no use, else when time is up; SettingError for a
-    parameter that libpq cannot read.
+    *timeout* is STARTUP_DATABASE_TIMEOUT, in seconds, 0 for ever; a pooler whose sessions are all at work is waited for
+    beyond it. *limit* is what is left of STARTUP_LOCK_TIMEOUT, 0 for none: LockUnavailable then. One line when waiting
+    starts, at each change, and every 10 s. Raises Unreachable at once where waiting is no use, else when time is up;
+    SettingError for a parameter that libpq cannot read.
     """
     import psycopg
 
     start, tries = time.monotonic(), 0
     deadline = start + timeout if timeout else None
+    last = start + limit if limit else None
     pause, told, told_at = 0.05, "", start
     cause: Exception | None = None
     while True:
         tries += 1
-        left = max(deadline - time.monotonic(), 0.1) if deadline else None
+        ends = [end for end in (deadline, last) if end]
+        left = max(min(ends) - time.monotonic(), 0.1) if ends else None
         try:
             return attempt(left)
         except (psycopg.OperationalError, psycopg.ProgrammingError, TimeoutError) as error:
@@ -250,7 +290,9 @@ def reach(attempt: Callable[[float | None], T], address: Address, timeout: float
             cut_short = left is not None and left < min(TRY, timeout / 4)
             if cause is None or not (cut_short and isinstance(error, (TimeoutError, psycopg.errors.ConnectionTimeout))):
                 cause, text = error, one_line(error)
-                failure = explain(str(error))
+                failure = explain("query_wait_timeout" if isinstance(error, PoolIsFull) else str(error))
+            if failure.queued:
+                deadline = time.monotonic() + timeout if timeout else None
             if re.search(_SETTING, str(error)):
                 raise SettingError(f"DATABASE_URL is '{address.masked}': {text}") from None
         now = time.monotonic()
@@ -258,6 +300,11 @@ def reach(attempt: Callable[[float | None], T], address: Address, timeout: float
         if failure.final:
             raise Unreachable(
                 f"{where} cannot be reached: {failure.words}; {failure.advice}. The error: {text}"
+            ) from cause
+        if last and now >= last:
+            raise LockUnavailable(
+                f"the lock could not be had within STARTUP_LOCK_TIMEOUT: {where} could not be asked any more: "
+                f"{failure.words}; {failure.advice} The last error: {text}"
             ) from cause
         if deadline and now >= deadline:
             raise Unreachable(

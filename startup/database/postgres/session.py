@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -11,7 +12,11 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from startup import log
 from startup.database.postgres import activity
 from startup.database.postgres.dialect import POSTGRESQL
+from startup.database.postgres.home import Homes, decided_by, first_named
 from startup.database.postgres.reach import (
+    TRY,
+    PoolIsFull,
+    Silence,
     arguments,
     dead_peer_seconds,
     dial,
@@ -20,8 +25,10 @@ from startup.database.postgres.reach import (
     reach,
     session_settings,
 )
-from startup.database.session import WATCH, Holder, Row, Session
-from startup.errors import EndedInside, LockLost, SettingError, StartupError, TaskFailed, Unreachable
+from startup.database.session import WATCH, Crowd, Holder, Row, Session
+from startup.database.tables import YOYOS, family_of
+from startup.errors import EndedInside, LockLost, LockUnavailable, SettingError, StartupError, TaskFailed, Unreachable
+from startup.patience import Announcer, Stopwatch, poll
 from startup.settings.address import Address
 
 if TYPE_CHECKING:
@@ -33,6 +40,8 @@ if TYPE_CHECKING:
 ASIDE = 5.0
 #: The advisory lock for making tables: held for a moment, by one who waits for nothing.
 _CREATION = int.from_bytes(b"startup+", "big")
+#: Seconds after which what a second client asks stands in the pooler's queue, if it is not answered.
+QUEUED = 0.25
 #: How often a pooler that is said to keep sessions apart is put to the test.
 POOLER_PROBES = 10
 _RESTORE = "RESET SESSION AUTHORIZATION; RESET ROLE; RESET ALL; "
@@ -51,11 +60,16 @@ def connect(
     node: str = "",
     timeout: float = 60.0,
     pooler: bool = False,
+    reads_only: bool = False,
+    lock_timeout: float = 0.0,
+    again: float | None = None,
     report: log.Report = log.say,
 ) -> PostgresSession:
     """Open the session; waits up to *timeout* seconds (0: for ever) for a server that is starting or failing over.
 
-    *pooler* says that STARTUP_POOLER=session is set. Raises Unreachable when the server does not admit us or does
+    *pooler* says that STARTUP_POOLER=session is set; *reads_only* that it does not matter who owns the tables;
+    *lock_timeout* is STARTUP_LOCK_TIMEOUT, in seconds, and *again* what is left of it where this replaces a session
+    that was there before. Raises Unreachable when the server does not admit us or does
     not answer in time, SettingError when a pooler is in between and that is not said, or not true.
     """
     try:
@@ -68,25 +82,46 @@ def connect(
     logging.getLogger("psycopg").addHandler(logging.NullHandler())
     connect_arguments = arguments(address, node)
 
+    known = again is not None  # what a session before has found out of the pooler
+
     def attempt(seconds: float | None) -> PostgresSession:
         connection = dial(connect_arguments, seconds)
+        silence = Silence(connection, TRY if seconds is None else min(TRY, seconds))
         try:
-            return PostgresSession(connection, address, namespace, connect_arguments, pooler)
-        except BaseException:
+            with silence:
+                return PostgresSession(
+                    connection, address, namespace, connect_arguments, pooler, reads_only, lock_timeout, report, known
+                )
+        except BaseException as error:
             connection.close()
+            if silence.broken and isinstance(error, Exception):
+                raise (PoolIsFull if pooler else TimeoutError)(f"no answer within {silence.seconds:.1f} s") from error
             raise
 
-    return reach(attempt, address, timeout, report)
+    limit = again if again is not None else lock_timeout if pooler else 0.0
+    return reach(attempt, address, timeout, report, limit)
 
 
-def lock_key(namespace: str) -> int:
-    """The advisory lock's key, a signed 64-bit integer: advisory locks are the database's own, this is one in 2^64."""
-    digest = hashlib.sha256(b"startup-tasks\0" + namespace.encode()).digest()
+def lock_key(name: str, kind: str = "startup-tasks") -> int:
+    """An advisory lock's key, a signed 64-bit integer: advisory locks are the database's own, this is one in 2^64.
+
+    *name* is a namespace, or, of the *kind* for migrations, the oid of the schema that yoyo's tables live in.
+    """
+    digest = hashlib.sha256(f"{kind}\0{name}".encode()).digest()
     return int.from_bytes(digest[:8], "big", signed=True)
 
 
+def _is_lock(key: int) -> str:
+    """The row of pg_locks: it shows a bigint key as two unsigned halves, objsubid 1 (PostgreSQL manual, 52.13)."""
+    high, low = divmod(key & (2**64 - 1), 2**32)
+    return (
+        f"locktype = 'advisory' AND classid::bigint = {high} AND objid::bigint = {low} AND objsubid = 1 AND granted"
+        " AND database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database())"
+    )
+
+
 class PostgresSession(Session):
-    """See :class:`startup.database.Session`. ``schema`` is the one that own tables belong in."""
+    """See :class:`startup.database.Session`."""
 
     dialect = POSTGRESQL
 
@@ -97,6 +132,10 @@ class PostgresSession(Session):
         namespace: str,
         connect_arguments: dict[str, Any],
         pooler: bool,
+        reads_only: bool,
+        lock_timeout: float,
+        report: log.Report,
+        known: bool,
     ) -> None:
         from psycopg import IsolationLevel
 
@@ -104,24 +143,26 @@ class PostgresSession(Session):
         self.address = address
         self._isolation = IsolationLevel.READ_COMMITTED
         self._arguments = connect_arguments
+        self.lock_timeout = lock_timeout
+        self._report = report
         self._held = False
         key = lock_key(namespace)
         self._key = key
-        high, low = divmod(key & (2**64 - 1), 2**32)
-        #: pg_locks shows a bigint key as two unsigned halves, objsubid 1 (PostgreSQL manual, 52.13).
-        self._is_lock = (
-            f"locktype = 'advisory' AND classid::bigint = {high} AND objid::bigint = {low} AND objsubid = 1 AND granted"
-            " AND database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database())"
-        )
-        self._lock_is_ours = (
-            f"EXISTS (SELECT FROM pg_catalog.pg_locks WHERE {self._is_lock} AND pid = pg_catalog.pg_backend_pid())"
-        )
+        self._is_lock = _is_lock(key)
+        #: The migrations' lock, while it is held beside the other.
+        self._second_key: int | None = None
         connection.isolation_level = self._isolation
         #: As the server sees it: a pooler tells another.
         self.backend = int(self._rows("SELECT pg_catalog.pg_backend_pid()")[0][0])
-        self._refuse_pooler(pooler)
+        self._pooled = connection.info.backend_pid != self.backend
+        if not known:
+            self._refuse_pooler(pooler)
         self._settings = self._set(session_settings(connection.info.server_version, connect_arguments, address.schema))
-        self._schema = address.schema
+        parameters = connection.info.get_parameters()
+        decided = address.schema
+        if decided is None and decided_by(parameters):
+            decided = first_named(self._rows("SELECT pg_catalog.current_setting('search_path')")[0][0])
+        self.homes = Homes(decided, namespace, reads_only)
 
     # What the session is
 
@@ -137,7 +178,7 @@ class PostgresSession(Session):
                 "or STARTUP_POOLER=session if the pooler keeps one server session per client (pool_mode=session)"
             )
         shared = False
-        with suppress(Exception):  # a full pool makes the second client wait: then it does not share ours
+        with suppress(Exception):  # there may be no second connection at all
             shared = self._is_shared()
         if shared:
             raise SettingError(
@@ -146,19 +187,28 @@ class PostgresSession(Session):
             )
 
     def _is_shared(self) -> bool:
-        """Does a second client get our server session, or do we get another? Often: other nodes use the pool too."""
+        """Does a second client get our server session, or do we get another? Often: other nodes use the pool too.
+
+        Where the pool is full the second waits. If we are answered meanwhile, we do not wait behind it: it is ours.
+        """
         import psycopg
 
         pid = "SELECT pg_catalog.pg_backend_pid()"
+        connected, answered = threading.Event(), threading.Event()
+        seen: list[Row] = []
 
-        def ask() -> bool:
-            with psycopg.connect(**{"connect_timeout": int(ASIDE), **self._arguments}) as second:
-                return any(
-                    self._rows(pid) != [(self.backend,)] or second.execute(pid).fetchall() == [(self.backend,)]
-                    for _ in range(POOLER_PROBES)
-                )
+        def ask() -> None:
+            with suppress(Exception), psycopg.connect(**{"connect_timeout": int(ASIDE), **self._arguments}) as second:
+                connected.set()
+                for _ in range(POOLER_PROBES):
+                    seen.extend(second.execute(pid).fetchall())
+                    answered.set()
 
-        return on_thread(ask, ASIDE, lambda shared: None)
+        threading.Thread(target=ask, name="startup-second", daemon=True).start()
+        connected.wait(ASIDE)
+        answered.wait(QUEUED)
+        ours = [self._rows(pid)[0] for _ in range(POOLER_PROBES)]
+        return any(row != (self.backend,) for row in ours) or (self.backend,) in seen
 
     def _set(self, settings: dict[str, str]) -> str:
         """Apply *settings*, without those that this server refuses; the statement that does it again."""
@@ -183,48 +233,75 @@ class PostgresSession(Session):
             names = [name for name in names if accepted([name])]
         return statement(names)
 
-    @property
-    def schema(self) -> str:
-        """The address's schema, or else the first of the search_path that is there; '' when none is."""
-        if not self._schema:
-            ((self._schema,),) = self.execute("SELECT pg_catalog.current_schema()")
-        return self._schema or ""
+    def _creation_schema(self) -> str:
+        """Where tables would be made: the address's schema, or else the first of the search_path that is there."""
+        homes: Homes = self.homes
+        if homes.decided:
+            return homes.decided
+        ((schema,),) = self.execute("SELECT pg_catalog.current_schema()")
+        return str(schema or "")
 
     def qualify(self, name: str) -> str:
-        return ".".join(self.dialect.quote(part) for part in (self.schema, name) if part)
+        homes: Homes = self.homes
+        home = homes.found.get(family_of(name))
+        return ".".join(
+            self.dialect.quote(part) for part in (home[0] if home else self._creation_schema(), name) if part
+        )
 
-    def ensure_schema(self) -> None:
-        """See :meth:`startup.database.session.Session.ensure_schema`. SettingError when this role may not."""
+    def ensure_home(self, name: str) -> None:
+        """See :meth:`startup.database.session.Session.ensure_home`. SettingError when this role may not."""
+        self._wait_for_creation()
+        family = family_of(name)
+        self.homes.look(self.execute, family, family.names)  # again, now that nobody else makes any
+        if family not in self.homes.found:
+            self.homes.found[family] = self._new_home()
+        path = self.dialect.quote(self.homes.found[family][0])  # for yoyo's own statements
+        self.execute("SELECT pg_catalog.set_config('search_path', %s, true)", [path])
+
+    def _wait_for_creation(self) -> None:
+        """Until the transaction's end. Any role of the database may hold an advisory lock, so it is polled and told."""
+        announcer, waited = Announcer(self._report), Stopwatch(running=True)
+        for _ in poll():
+            if self.execute(f"SELECT pg_catalog.pg_try_advisory_xact_lock({_CREATION})")[0][0]:
+                return
+            rows = self.execute(activity.HOLDER.format(is_lock=_is_lock(_CREATION))) if announcer.due("") else []
+            whom = activity.holder(*rows[0]).detail if rows else "another session"
+            announcer.say("", f"waiting for the lock under which tables are made: {whom} holds it")
+            if waited.over(self.lock_timeout):
+                raise LockUnavailable(
+                    f"the lock under which tables are made was not free within {self.lock_timeout:g} s "
+                    f"(STARTUP_LOCK_TIMEOUT): {whom} holds it (pg_locks, locktype 'advisory')"
+                )
+
+    def _new_home(self) -> tuple[str, int]:
+        """The schema to make tables in; made too, where the address names it by ``?schema=``."""
         import psycopg
 
-        self.execute(f"SELECT pg_catalog.pg_advisory_xact_lock({_CREATION})")
-        name = self.address.schema
-        if name and not self.execute("SELECT 1 FROM pg_catalog.pg_namespace WHERE nspname = %s", [name]):
+        schema, find = self._creation_schema(), "SELECT oid::bigint FROM pg_catalog.pg_namespace WHERE nspname = %s"
+        rows = self.execute(find, [schema])
+        if not rows and schema and schema == self.address.schema:
             try:
-                self.execute(f"CREATE SCHEMA {self.dialect.quote(name)}")
+                self.execute(f"CREATE SCHEMA {self.dialect.quote(schema)}")
             except psycopg.errors.InsufficientPrivilege as error:
                 raise SettingError(
-                    f"DATABASE_URL asks for the schema '{name}', which is not there and which this role may not create "
-                    f"({one_line(error)}): right would be CREATE SCHEMA by the database's owner, or another ?schema="
+                    f"DATABASE_URL asks for the schema '{schema}', which is not there and which this role may not "
+                    f"create ({one_line(error)}): right would be CREATE SCHEMA by the database's owner, "
+                    "or another ?schema="
                 ) from error
-        if not self.schema:
+            rows = self.execute(find, [schema])
+        if not rows:
             path = self.execute("SELECT pg_catalog.current_setting('search_path')")[0][0]
-            raise TaskFailed(f"no schema to keep tables in: none of {path} exists: create it, or name one by ?schema=")
+            missing = (
+                f"the schema {schema} of the search_path, {path}, does not exist"
+                if schema
+                else f"none of {path} exists"
+            )
+            raise TaskFailed(f"no schema to keep tables in: {missing}: create it, or name one by ?schema=")
+        return schema, rows[0][0]
 
     def tables(self, *names: str) -> dict[str, set[str]]:
-        rows = self.execute(
-            "SELECT n.nspname, c.relname, a.attname FROM pg_catalog.pg_class c"
-            " JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace"
-            " LEFT JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped"
-            " WHERE n.nspname = coalesce(%s, pg_catalog.current_schema()) AND c.relname = ANY (%s)"
-            " AND c.relkind IN ('r', 'p')",
-            [self._schema or None, list(names)],
-        )
-        found: dict[str, set[str]] = {}
-        for schema, table, column in rows:
-            self._schema = schema
-            found.setdefault(table, set()).update([column] if column else ())
-        return found
+        homes: Homes = self.homes
+        return homes.look(self.execute, family_of(*names), names)
 
     def may_write(self, table: str) -> bool:
         rights = ("SELECT", "INSERT", "UPDATE")
@@ -401,10 +478,11 @@ class PostgresSession(Session):
             raise TaskFailed("a statement failed and its error was swallowed: the transaction is rolled back")
         if status == TransactionStatus.IDLE:
             raise EndedInside(_COMMITTED)
-        ((now, locked),) = self._rows(f"SELECT pg_catalog.txid_current_if_assigned(), {self._lock_is_ours}")
+        ours_still = self._lock_is_ours or "true"
+        ((now, locked),) = self._rows(f"SELECT pg_catalog.txid_current_if_assigned(), {ours_still}")
         if now != ours:
             raise EndedInside(_COMMITTED)
-        if self._held and not locked:
+        if not locked:
             raise self._let_go()
 
     def _settle(self) -> None:
@@ -445,7 +523,8 @@ class PostgresSession(Session):
             "SELECT (classid::bigint << 32) | objid::bigint, classid::bigint::bit(32)::int,"
             " objid::bigint::bit(32)::int, objsubid = 1, CASE mode WHEN 'ShareLock' THEN '_shared' ELSE '' END"
             " FROM pg_catalog.pg_locks"
-            f" WHERE locktype = 'advisory' AND pid = pg_catalog.pg_backend_pid() AND NOT ({self._is_lock})"
+            " WHERE locktype = 'advisory' AND pid = pg_catalog.pg_backend_pid()"
+            + "".join(f" AND NOT ({_is_lock(key)})" for key in self._keys)
         )
         rows = self._rows(first + left)
         while rows:
@@ -508,14 +587,70 @@ class PostgresSession(Session):
             "another node may have taken over; a restart goes on where the ledger stands"
         )
 
-    def holder(self) -> Holder | None:
-        """Who holds the lock, as far as this role may see it."""
-        rows = self.execute(activity.HOLDER.format(is_lock=self._is_lock))
+    @property
+    def _keys(self) -> list[int]:
+        """Of the locks that this session may hold."""
+        return [self._key] if self._second_key is None else [self._key, self._second_key]
+
+    @property
+    def _lock_is_ours(self) -> str:
+        """SQL that is true while every lock that we took is still there."""
+        return " AND ".join(
+            f"EXISTS (SELECT FROM pg_catalog.pg_locks WHERE {_is_lock(key)} AND pid = pg_catalog.pg_backend_pid())"
+            for key in (self._keys if self._held else self._keys[1:])
+        )
+
+    def _migrations_key(self) -> int:
+        home = self.homes.found.get(YOYOS)
+        assert home is not None, "yoyo's tables are there"
+        return lock_key(str(home[1]), "startup-migrations")
+
+    def try_lock_migrations(self) -> bool:
+        """See :meth:`startup.database.session.Session.try_lock_migrations`."""
+        key = self._migrations_key()
+        ((pid, held),) = self.execute(
+            f"SELECT pg_catalog.pg_backend_pid(), CASE WHEN pg_catalog.pg_backend_pid() <> {self.backend}"
+            f" OR pg_catalog.pg_is_in_recovery() THEN false ELSE pg_catalog.pg_try_advisory_lock({key}) END"
+        )
+        self._require_backend(pid)
+        self._second_key = key if held else None
+        return bool(held)
+
+    def unlock_migrations(self) -> None:
+        """See :meth:`startup.database.session.Session.unlock_migrations`."""
+        key, self._second_key = self._second_key, None
+        if key is not None and not self.execute(f"SELECT pg_catalog.pg_advisory_unlock({key})")[0][0]:
+            raise self._let_go()
+
+    def holder(self, migrations: bool = False) -> Holder | None:
+        """Who holds the lock, or that of the *migrations*, as far as this role may see it."""
+        is_lock = _is_lock(self._migrations_key()) if migrations else self._is_lock
+        rows = self.execute(activity.HOLDER.format(is_lock=is_lock))
         return activity.holder(*rows[0]) if rows else None
 
     def connected(self) -> set[str] | None:
         """The nodes that have a session now, this one aside, by what is kept of their names (63 bytes)."""
         return {name for (name,) in self.execute(activity.CONNECTED)}
+
+    def crowd(self) -> Crowd:
+        """A pooler does not tell how many it has to spare, so as good as none."""
+        ((connected, spare),) = self.execute(activity.CROWD)
+        return Crowd(connected, 0 if self._pooled else spare)
+
+    @contextmanager
+    def answered_within(self, seconds: float) -> Iterator[None]:
+        """See :meth:`startup.database.session.Session.answered_within`: the socket is shut down beneath libpq."""
+        silence = Silence(self.connection, seconds)
+        try:
+            with silence:
+                yield
+        except Unreachable as error:
+            if silence.broken:
+                raise Unreachable(
+                    f"the database at {self.address.masked} has not answered for {seconds:.0f} s, though its "
+                    "connection stands: it is given up"
+                ) from error
+            raise
 
     def blockers(self, pid: int | None = None) -> list[str]:
         """The sessions that this one (or process *pid*) waits for, each in words; asked on a second connection."""
@@ -541,20 +676,14 @@ class PostgresSession(Session):
 
     def aside(self, sql: str) -> list[Row]:
         """Ask *sql* on a short-lived connection of its own, within ASIDE seconds."""
+        import psycopg
 
         def ask() -> list[Row]:
-            with self.second() as connection:
+            with psycopg.connect(**{"connect_timeout": int(ASIDE), **self._arguments}) as connection:
+                connection.execute(self._settings)
                 return connection.execute(sql).fetchall()
 
         return on_thread(ask, ASIDE, lambda rows: None)
-
-    def second(self) -> psycopg.Connection[Row]:
-        """A second connection to the same database, set up as this one."""
-        import psycopg
-
-        connection = psycopg.connect(**{"connect_timeout": int(ASIDE), **self._arguments})
-        connection.execute(self._settings)
-        return connection
 
 
 def _raise_ended_inside(error: Exception) -> NoReturn:
