@@ -163,17 +163,24 @@ class Node:
         return self.state in (WAITING, AWAY, RUNNING)
 
 
-def waiting(session: Session, namespace: str) -> int:
-    """How many nodes of the namespace wait, with and without a connection, as far as they may write that down."""
-    if not session.tables(NODES.name):
-        return 0
-    dialect = session.dialect
-    rows = session.execute(
-        f"SELECT count(*) FROM {session.qualify(NODES.name)} WHERE namespace = %s AND state IN (%s, %s)"
-        f" AND changed_at > {dialect.some_minutes_ago}",
-        (namespace, WAITING, AWAY),
-    )
-    return int(rows[0][0])
+class Told:
+    """How many nodes of a namespace have told that they wait, with and without a connection."""
+
+    def __init__(self, namespace: str) -> None:
+        self._namespace = namespace
+        self._there = False
+
+    def waiting(self, session: Session) -> int:
+        """So many, as far as they may write that down."""
+        self._there = self._there or NODES.stands_in(session.tables(NODES.name))
+        if not self._there:
+            return 0
+        rows = session.execute(
+            f"SELECT count(*) FROM {session.qualify(NODES.name)} WHERE namespace = %s AND state IN (%s, %s)"
+            f" AND changed_at > {session.dialect.some_minutes_ago}",
+            (self._namespace, WAITING, AWAY),
+        )
+        return int(rows[0][0])
 
 
 def read(session: Session, namespace: str) -> list[Node]:

@@ -13,11 +13,11 @@ from startup.ledger import journal
 from startup.ledger.ledger import RUNNING, Run
 from startup.patience import LONGEST_PAUSE, Announcer, Stopwatch, poll
 from startup.plan.task import Task
-from startup.run.cluster import Cluster
+from startup.run.cluster import MOST_CONNECTED, Cluster
 
 #: How many looks a second waiting nodes make all together, whatever their number: those that keep their connection,
 #: and those that connect for each, which costs the server more.
-LOOKS_KEPT, LOOKS_ANEW = 60.0, 16.0
+LOOKS_KEPT, LOOKS_ANEW = 50.0, 18.0
 #: Seconds until "all done?" is asked again while the run has not moved: somebody may migrate by hand.
 ASK_AGAIN = 5.0
 
@@ -37,6 +37,7 @@ class Waiting:
         self._idle = Stopwatch()  # nobody has the lock
         self._kept_out = Stopwatch()  # by a transaction of another program's (SQLite)
         self._read_only = Stopwatch()
+        self._told = journal.Told(self._settings.namespace)
         self._counted = Stopwatch()  # since the crowd was counted
         self._pause = 0.0
 
@@ -97,15 +98,20 @@ class Waiting:
         if self._counted.running and not self._counted.over(ASK_AGAIN):
             return
         self._counted = Stopwatch(running=True)
-        cluster = self._cluster
-        crowd = cluster.session.crowd()
-        waiting = journal.waiting(cluster.session, self._settings.namespace) if cluster.is_scarce(crowd) else 0
-        cluster.away = cluster.is_scarce(replace(crowd, connected=max(crowd.connected, waiting)))
-        self._pause = max(crowd.connected, waiting) / (LOOKS_ANEW if cluster.away else LOOKS_KEPT)
+        cluster, nodes = self._cluster, 0
+        if cluster.away:
+            nodes = self._told.waiting(cluster.session)
+        if nodes <= MOST_CONNECTED:
+            crowd = cluster.session.crowd()
+            if not cluster.away and crowd.connected > MOST_CONNECTED // 2:  # others may be away
+                nodes = self._told.waiting(cluster.session)
+            nodes = max(nodes, crowd.connected)
+            cluster.away = cluster.is_scarce(replace(crowd, connected=nodes))
+        self._pause = nodes / (LOOKS_ANEW if cluster.away else LOOKS_KEPT)
 
     def _all_done(self, run: Run) -> bool:
         """Asked when the run has moved on, and every now and then: waiting nodes are to be easy on the server."""
-        every = max(self._pause, LONGEST_PAUSE if self._settings.role == "follower" else ASK_AGAIN)
+        every = max(3 * self._pause, LONGEST_PAUSE if self._settings.role == "follower" else ASK_AGAIN)
         if run == self._last and not self._asked.over(every):
             return False
         self._last, self._asked = run, Stopwatch(running=True)
