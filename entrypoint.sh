@@ -1,11 +1,9 @@
 #!/bin/sh
 # A container ENTRYPOINT, for any image's command:
 #   start the app in the background -> ping it until it answers -> run the startup tasks -> stay as its parent
-#
 #   ENTRYPOINT ["startup-entrypoint"]     with any CMD, unchanged
 #   docker run IMAGE startup VERB ...     one verb of the Python module, then exit
 #   docker run -it IMAGE bash             a bare shell at a terminal is exec'ed, like all under STARTUP_ENABLED=false
-#
 # The settings are STARTUP_* variables: see the README. Names are in lower case, so that none is an app's variable.
 # A test may have the functions alone: `set -- :functions; . entrypoint.sh`.
 # shellcheck disable=SC2317,SC2329,SC3067,SC3045,SC3040,SC3028,SC2154  # what traps call; test -O, in all; bash's own
@@ -73,8 +71,7 @@ wait_for_the_app() {
         trap_signals '' # nothing is left to pass one on to, and it could cost bash the exit code
     fi
     wait_for "$app"
-    code=$?
-    app=
+    code=$? app=''
     [ -z "$no_events" ] || trap_signals
 }
 
@@ -100,8 +97,18 @@ run_module() {
     helper=$!
     case $1,$stop_signals in *_start,?*) end_helper ;; esac
     wait_for "$helper"
-    case $1 in *_start) module_code=$? ;; esac
+    case $1 in *_start) module_code=$? && prove "$1" ;; esac
     helper=
+}
+
+# usage: prove PHASE; the module's last act is a mark: a task may have ended it before that, with whatever code.
+prove() {
+    proof='' doing=starting
+    read -r proof 2>/dev/null <"$state/proof"
+    case $proof,$module_code,$state in "$1",* | *,12[679],* | *,1[3-6]?,* | *,) return 0 ;; esac
+    read -r doing 2>/dev/null <"$state/phase"
+    tell reason "the startup module was ended with exit code $module_code by a task (os._exit, exec), while ${doing%,}"
+    module_code=70
 }
 
 end_helper() { until_executed "$helper"; kill -TERM "$helper" 2>/dev/null; }
@@ -160,8 +167,7 @@ launch() {
 
 # An app that cannot be started is told before anything is done for it.
 find_app() {
-    found=127
-    where=
+    found=127 where=''
     case $1 in
     */*)
         [ ! -e "$1" ] || found=126
@@ -212,15 +218,13 @@ on_stop_signal() {
 # pre_stop tasks, then the signals in the order they came; from there on each is passed on at once.
 stop_app() {
     case $stopping,$app in 1,* | *,) return 0 ;; esac
-    stopping=1
-    tell phase stopping
+    stopping=1 && tell phase stopping
     if [ -n "$state" ]; then rm -f "$state/ready"; fi
     if has_tasks pre_stop "${STARTUP_PRE_STOP:-none}"; then run_module pre_stop; fi
     passed_on=1 how=" (after signal$stop_signals was passed on)"
     for signal in $stop_signals; do to_app "$signal"; done
 }
 
-# usage: to_app SIGNAL
 to_app() {
     case $app in '') return 0 ;; esac
     until_executed "$app"               # what it is before that would lose the signal
@@ -249,8 +253,8 @@ on_child() {
     esac
 }
 
-# bash loses signals, and exit codes, that coincide in its wait(1). There it sits in read(1), on a pipe of its own into
-# which signals write: what a trap does within read(1) must not read. The others' wait is free of all that.
+# bash, unlike the others, loses signals and exit codes that coincide in its wait(1). There it sits in read(1), on a pipe
+# of its own into which signals write: what a trap does within read(1) must not read.
 open_events() {
     [ "${BASHPID:-}" = "$$" ] || return 0 # not BASH_VERSION, which another shell may have been handed in
     trap - CHLD                           # it would come within a $(...), over which bash trips then
@@ -258,8 +262,7 @@ open_events() {
     eval 'exec {events}<> <(:)' && no_events="$events>&-" # a descriptor from 10 on, so none that was handed in
 }
 
-# usage: until_dead PID; it looks, since bash holds CHLD back within read -t, and is not told of what Ctrl-Z has stopped:
-# once a second while the app is alone, often while an end is near.
+# usage: until_dead PID; it looks, since bash holds CHLD back within read -t: once a second, often while an end is near.
 until_dead() {
     while read -r stat 2>/dev/null <"/proc/$1/stat"; do
         case $terminal,${stat##*) } in *,Z*) break ;; leader,T*) on_child ;; esac
@@ -393,8 +396,7 @@ leave_the_flow_for_one_offs() {
     esac
     case $1,${2:-},$# in startup,health,2) tell_health ;; esac # also where Python is broken
     [ "$1" = startup ] || return 0
-    shift
-    find_python
+    shift && find_python
     module "$@"
 }
 
@@ -445,7 +447,7 @@ claim_state_dir() {
     [ -d "$1" ] || mkdir -p -m 755 "$1" 2>/dev/null || return 1
     case $1 in "${STARTUP_STATE_DIR:-/run/startup}") ;; *) { [ -O "$1" ] && [ ! -L "$1" ]; } || return 1 ;; esac
     taken=$1
-    for file in pid phase ready failed result reason log pre_stop post_stop stop_timeout; do
+    for file in pid phase ready failed result reason proof log pre_stop post_stop stop_timeout; do
         [ ! -e "$taken/$file" ] || set -- "$@" "$taken/$file"
     done
     shift
@@ -473,8 +475,7 @@ tell_health() {
         printf '%s\n' "${phase:-starting}"
         exit "$code"
     done
-    printf 'not running\n'
-    exit 1
+    printf 'not running\n' && exit 1
 }
 
 # usage: tell FILE TEXT; for the health verb and for people
@@ -483,7 +484,6 @@ tell() {
     { printf '%s\n' "$2" >"$state/$1"; } 2>/dev/null || :
 }
 
-# Set once.
 app_ended=3            # the module's exit code: the app ended while tasks were left
 app_ended_unanswered=4 # the same, and it had not answered an explicit ping
 # All but KILL and STOP, CHLD, and those that a fault of the shell's own would raise (ILL TRAP BUS FPE SEGV).

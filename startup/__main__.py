@@ -6,15 +6,17 @@ import sys
 if __name__ == "__main__":
     if not __package__:  # run by its directory: put what holds the package in that directory's place
         sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    from startup.process import proof
+
+    if sys.argv[1:2] in ([], ["init"], ["run"]):
+        proof.supervise()
     import logging
 
     from startup.cli import main
 
     logging.raiseExceptions = False
-    code = main()
-    for stream in filter(None, (sys.stdout, sys.stderr)):
-        try:
-            stream.flush()
-        except OSError:  # nobody reads it any more: that is no failure of a task, which exit code 120 would say
-            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
-    sys.exit(code)
+    try:
+        code = main()
+    except SystemExit as end:  # argparse
+        code = end.code if isinstance(end.code, int) else 0
+    proof.leave(code)

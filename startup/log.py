@@ -141,6 +141,17 @@ def configure(level: str = "info", form: str = "text", node: str = "") -> None:
     logger.propagate = False
 
 
+def reopen() -> None:
+    """After others' code, which may have closed a stream: what is written goes to descriptors 1 and 2 again."""
+    for name, number in (("stdout", 1), ("stderr", 2)):
+        stream = getattr(sys, name)
+        if stream is not None and stream.closed:
+            setattr(sys, name, os.fdopen(number, "w", closefd=False))
+            for handler in logger.handlers:
+                if isinstance(handler, logging.StreamHandler) and number == 2:
+                    handler.stream = sys.stderr  # not setStream, which would flush the one that is closed
+
+
 def always(**fields: object) -> None:
     """From here on every line has *fields* in JSON; None takes one away."""
     _always.update(fields)

@@ -322,7 +322,7 @@ def review(session: Session, catalog: Catalog, state: State, *, drift: Drift, wa
         if record.id not in catalog.by_id:
             warn(f"the migration {record.id}, which this image does not have, was interrupted on {record.node}")
         elif not mends_itself(record, catalog, session.dialect):
-            raise TaskFailed(_interrupted(record, catalog.by_id[record.id]))
+            raise TaskFailed(_interrupted(record, catalog.by_id[record.id], catalog, session.dialect))
     if state.drifted:
         paths = _names([migration.path for migration in state.drifted])
         text = f"changed since they were applied: {paths}; a new migration would carry the change to this database"
@@ -331,10 +331,13 @@ def review(session: Session, catalog: Catalog, state: State, *, drift: Drift, wa
         warn(text)
 
 
-def _interrupted(record: Record, migration: Migration) -> str:
+def _interrupted(record: Record, migration: Migration, catalog: Catalog, dialect: Dialect) -> str:
     direction = "rollback" if record.state == tables.ROLLBACK else "apply"
     what = "was interrupted" if direction == "apply" else "was interrupted while it was taken back"
     done = f"{record.statements_done} of its statements are known to have run, the next one may have"
+    as_it_was = migration.is_sql and direction == "apply" and migration.checksum == record.checksum
+    if as_it_was and record.statements_done == len(catalog.script(migration, dialect).statements):
+        done = "all of its statements have run, and only its mark is missing"
     return (
         f"{migration.path}: {what} on {record.node} at {record.at[:19]} UTC: {done}. Nothing has been applied\n"
         f"{_by_hand(migration, direction)}"

@@ -248,6 +248,8 @@ def other_tool(paths: Sequence[str], directory: str) -> OtherTool | None:
             continue
         head = _head(path)  # of one file: these tools mark each of theirs
         if path.endswith(".py"):
+            if re.search(rb"^(down_revision\b|from alembic import)", head, re.MULTILINE):
+                return ALEMBIC
             return DJANGO if b"from django.db import" in head and b"migrations.Migration" in head else None
         for mark, tool in ((b"migrate:up", DBMATE), (b"+goose up", GOOSE), (b"+migrate up", SQL_MIGRATE)):
             if re.search(rb"^\s*--\s*" + re.escape(mark), head, re.MULTILINE | re.IGNORECASE):

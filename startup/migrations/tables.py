@@ -223,7 +223,7 @@ class Marks:
             "checksum": migration.checksum,
             "state": state,
             "statements_done": statements,
-            "applied_by": self.node,
+            "applied_by": self.node[:255],
             "duration": seconds,
             "applied_at": _now(),
         }

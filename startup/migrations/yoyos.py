@@ -19,8 +19,9 @@ from startup.database.session import Session
 from startup.database.statement import AtStatement
 from startup.database.tables import make
 from startup.errors import TaskFailed
-from startup.migrations import tables
+from startup.migrations import files, tables
 from startup.migrations.files import Catalog, Migration
+from startup.process import proof
 
 logging.getLogger("yoyo").addHandler(logging.NullHandler())  # its tracebacks are told in our words
 logging.getLogger("yoyo").propagate = False
@@ -104,13 +105,14 @@ class Steps:
         steps = self.steps if direction == "apply" else list(reversed(self.steps))
         for number, step in enumerate(steps, 1):
             try:
-                with _output_to_stderr():
+                with proof.alone(), _output_to_stderr():
                     getattr(step, direction)(yoyo)
             except SystemExit as error:
                 told = RuntimeError(f"it called sys.exit({error.code!r})")
                 raise told.with_traceback(error.__traceback__) from None
-            except yoyo.DatabaseError as error:
-                raise AtStatement(error, self._place(step, error, direction)) from error
+            except yoyo.DatabaseError as last:
+                first = _first(last, yoyo.DatabaseError)
+                raise AtStatement(first, self._place(step, first, direction)) from first
             done(number)
 
     def _place(self, step: Any, error: Exception, direction: str) -> int | None:
@@ -135,6 +137,13 @@ class Steps:
                 elif leaf._apply is not None:
                     lines.append(f"-- Python: {getattr(leaf._apply, '__qualname__', leaf._apply)}(connection)")
         return "\n".join(lines)
+
+
+def _first(error: Any, kind: type[BaseException]) -> Any:
+    """What came first, where a COPY that was left open let yoyo's savepoints fail after it."""
+    while getattr(error, "sqlstate", "") is None and isinstance(error.__context__, kind):
+        error = error.__context__
+    return error
 
 
 def _leaves(step: Any) -> Iterator[Any]:
@@ -178,8 +187,20 @@ def load(migrations: Sequence[Migration], catalog: Catalog) -> dict[str, Steps]:
             cause = error.args[1] if bad else error
             where = python_line(migration.path, cause)
             raise TaskFailed(f"{where}: {words(cause)}; nothing has been applied") from None
+        if not one.steps:
+            raise TaskFailed(f"{migration.path}: {_no_step(migration)}; nothing has been applied")
         loaded[migration.id] = Steps(migration, one)
     return loaded
+
+
+def _no_step(migration: Migration) -> str:
+    """Why a Python file that does nothing is no migration."""
+    if tool := files.other_tool([migration.path], migration.directory):
+        return (
+            f"it is a migration of {tool.name}'s, and no step of yoyo's is in it: take it out of STARTUP_MIGRATIONS, "
+            f"and let {tool.name} run it: STARTUP_TASK_MIGRATE='{tool.command}'"
+        )
+    return "it has no step, so it would do nothing: right would be step(apply, rollback), from yoyo import step"
 
 
 def python_line(path: str, error: BaseException) -> str:

@@ -12,6 +12,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from types import FrameType
 
@@ -19,6 +20,7 @@ from startup import log
 from startup.errors import TASK_FAILED, AppEnded, Interrupted, LockLost, TimedOut, Unreachable
 from startup.ping import attempt
 from startup.ping.attempt import App
+from startup.process import proof
 from startup.spawn import kill_group
 
 _APP_ENDED = signal.SIGUSR2
@@ -26,6 +28,8 @@ _AGAIN = signal.SIGUSR1
 #: Seconds after which what was swallowed is raised again: the callback that swallowed it is over by then, or soon.
 _MOMENT = 0.01
 _MARGIN = 1.0
+#: Seconds within which two of the same stop signal are one: sent to the group, and passed on by its first process.
+_TOGETHER = 0.1
 #: Seconds to wait for a cancel that is under way, and what asks the watching thread for a word when it is over.
 _UNDER_WAY = 10.0
 _MARK = 0
@@ -44,6 +48,7 @@ class Interrupts:
         self.cancel: Callable[[], None] | None = None
         self._raised: Interrupted | None = None
         self._swallowed: Interrupted | None = None
+        self._late = False
         self._wakeup = -1
         self._settled = threading.Event()
 
@@ -84,8 +89,11 @@ class Interrupts:
             hard.daemon = True
             hard.start()
         signal.setitimer(signal.ITIMER_REAL, seconds)
+        self._late = False
         try:
             yield
+            if self._late:  # it has swallowed that
+                raise TimedOut(TASK_FAILED)
         finally:
             signal.setitimer(signal.ITIMER_REAL, 0)
             if hard:
@@ -103,6 +111,11 @@ class Interrupts:
                 raise self._raised from error
             raise
 
+    def heed(self) -> None:
+        """At a task's end: a signal that came meanwhile, and that it has swallowed, is raised again."""
+        if self._raised is not None:
+            raise self._raised
+
     def _give_up(self, seconds: float, what: str) -> None:
         log.fail(f"{what} was not done within {seconds:.3g} s, its time limit, and did not end when it was told to")
         self.exit_at_once(TASK_FAILED)
@@ -115,12 +128,13 @@ class Interrupts:
         """Kill what was started, and this process: the server then ends our session by itself."""
         for group in tuple(self.groups):
             kill_group(group, signal.SIGKILL)
-        os._exit(code)
+        proof.leave_at_once(code)
 
     def _on_stop(self, number: int, frame: FrameType | None) -> None:
         self._raise(Interrupted(128 + number))
 
     def _on_alarm(self, number: int, frame: FrameType | None) -> None:
+        self._late = True
         if self._raised is None:
             raise TimedOut(TASK_FAILED)
 
@@ -147,13 +161,15 @@ class Interrupts:
             raise reason
 
     def _watch(self, reader: int) -> None:
-        stops = 0
+        stops, first, first_number = 0, 0.0, 0
         while True:
             for number in os.read(reader, 64):
                 if number == _MARK:
                     self._settled.set()
                 if number in _STOP:
-                    stops += 1
+                    if not stops:
+                        first, first_number = time.monotonic(), number
+                    stops += stops == 0 or number != first_number or time.monotonic() - first > _TOGETHER
                     if stops > 1:
                         self.exit_at_once(128 + number)
                 if number in _ENDS and self.cancel is not None:

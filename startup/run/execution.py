@@ -13,6 +13,7 @@ from startup.errors import Interrupted, LockLost, StartupError, TaskFailed, Time
 from startup.plan import modules
 from startup.plan.planner import STOP_PHASES
 from startup.plan.task import Context, Task
+from startup.process import proof
 from startup.process.command import Command
 from startup.process.interrupts import Interrupts
 from startup.settings.settings import Settings
@@ -72,9 +73,12 @@ class Execution:
         """
         if task.builtin is not None and session is not None:
             end = started + (task.timeout or 0)
-            return task.builtin.run(session, (lambda: end - time.monotonic()) if task.timeout else None, self._warn)
+            told = task.builtin.run(session, (lambda: end - time.monotonic()) if task.timeout else None, self._warn)
+            self._interrupts.heed()
+            return told
         if task.function is not None:
             self._call(task, session)
+            self._interrupts.heed()
         elif session is None:
             self._command(task).wait()
         else:
@@ -94,7 +98,7 @@ class Execution:
             connection=session.connection if session is not None else None,
         )
         modules.see_the_apps_modules(self._settings.environ)
-        with contextlib.redirect_stdout(sys.stderr):  # stdout is the app's, or a verb's
+        with proof.alone(), contextlib.redirect_stdout(sys.stderr):  # stdout is the app's, or a verb's
             task.function(context)
 
     def _command(self, task: Task, lock_fd: int | None = None) -> Command:

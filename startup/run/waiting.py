@@ -17,7 +17,7 @@ from startup.run.cluster import MOST_CONNECTED, Cluster
 
 #: How many looks a second waiting nodes make all together, whatever their number: those that keep their connection,
 #: and those that connect for each, which costs the server more.
-LOOKS_KEPT, LOOKS_ANEW = 50.0, 18.0
+LOOKS_KEPT, LOOKS_ANEW = 50.0, 16.0
 #: Seconds until "all done?" is asked again while the run has not moved: somebody may migrate by hand.
 ASK_AGAIN = 5.0
 

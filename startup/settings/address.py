@@ -64,6 +64,22 @@ def parse(value: str) -> Address:
         raise
 
 
+def for_commands(value: str, address: Address) -> tuple[str, str]:
+    """The address *value* as libpq's programs take it, and what stands for its schema in PGOPTIONS ('' without one).
+
+    Whatever is not a parameter that only other tools know stays as it is written, the scheme with a driver too.
+    """
+    if not (address.schema or address.dropped):
+        return value, ""
+    head, _, query = value.partition("?")
+    kept = "&".join(pair for pair in query.split("&") if _decode(pair.partition("=")[0]) in LIBPQ)
+    options = ""
+    if address.schema:
+        quoted = '"' + address.schema.replace('"', '""') + '"'
+        options = "-c search_path=" + quoted.replace("\\", "\\\\").replace(" ", "\\ ")
+    return head + (f"?{kept}" if kept else ""), options
+
+
 def _decode(text: str) -> str:
     """Percent-decoding as libpq does it: ``+`` is a plus."""
     decoded = unquote(text)

@@ -14,7 +14,7 @@ from startup import log
 from startup.errors import SettingError
 from startup.ping.attempt import Ping
 from startup.ping.kinds import parse as parse_ping
-from startup.settings.address import Address
+from startup.settings.address import Address, for_commands
 from startup.settings.address import parse as parse_address
 from startup.settings.parsers import Item, boolean, choice, identifier, items, names, seconds, text, word, words
 from startup.settings.reader import DEVELOPMENT, FILES, MODULE, SHELL, Entry, Reader
@@ -111,6 +111,12 @@ class Settings:
         if self.database_url:
             environ["DATABASE_URL"] = self.database_url
             environ.pop("DATABASE_URL_FILE", None)
+        if self.address is not None and self.address.dialect == "postgresql":
+            environ["STARTUP_DATABASE_URL"] = self.database_url  # as it was written, for tools that read ?schema=
+            environ.pop("STARTUP_DATABASE_URL_FILE", None)
+            environ["DATABASE_URL"], options = for_commands(self.database_url, self.address)
+            if options:
+                environ["PGOPTIONS"] = f"{environ.get('PGOPTIONS', '')} {options}".strip()
         return environ
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import sys
 from argparse import Namespace
 from collections.abc import Sequence
 from functools import partial
@@ -11,6 +9,7 @@ from functools import partial
 from startup import log
 from startup.errors import APP_ENDED, APP_ENDED_UNANSWERED, AppEnded, PingTimeout, SettingError, StartupError
 from startup.plan.planner import STOP_PHASES, Plan, Planner, resolve
+from startup.process import proof
 from startup.process.interrupts import Interrupts
 from startup.settings.settings import Settings
 from startup.state import State
@@ -34,9 +33,10 @@ def init(arguments: Namespace, interrupts: Interrupts) -> int:
 
 def phase(arguments: Namespace, interrupts: Interrupts) -> int:
     """Run one phase for entrypoint.sh; does not return, unless by an exception."""
-    code = _phase(arguments.phase, int(arguments.app or 0), State(arguments.state), interrupts)
-    sys.stderr.flush()
-    os._exit(code)  # the app waits for nothing, but its probe does: no time for the interpreter's tidying up
+    name, state = arguments.phase, State(arguments.state)
+    proof.mark_by(lambda: state.write("proof", name))
+    proof.leave(_phase(name, int(arguments.app or 0), state, interrupts), tidy=False)  # the app's probe is waiting
+    raise AssertionError("it does not return")
 
 
 def _phase(name: str, app: int, state: State, interrupts: Interrupts) -> int:

@@ -547,3 +547,19 @@ class TestLedgersOfOtherImages:
             ("plans", "good"),
             ("prices", "good"),
         ]
+
+
+def test_a_command_that_ends_before_its_lost_lock_is_noticed_is_told_as_a_lost_lock(project: Any) -> None:
+    project.migrations(1)
+    lose = (
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'startup/runner'"
+        " AND pid <> pg_backend_pid()"
+    )
+    command = "touch lose.reached; until [ -e go ]; do :; done"
+    node = project.start("runner", "migrate lose@once", STARTUP_TASK_LOSE=command)
+    project.reached("lose")
+    project.query(lose)
+    project.touch("go")
+    assert node.wait() == 75, node
+    last = node.log().splitlines()[-1]
+    assert "the lock" in last and ("another node may have taken over" in last), last

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from startup.database.postgres import session as postgres
-from startup.errors import SettingError, TaskFailed
-from startup.migrations import files, rollback, tables
+from startup.errors import LockLost, SettingError, TaskFailed
+from startup.migrations import apply, files, rollback, tables
 from startup.settings import address
 
 Query = Callable[[str, str], list[Any]]
@@ -360,3 +360,65 @@ def test_a_role_with_a_single_connection_migrates(bench: Any, query: Query, serv
     query(server.admin_url(database), f"ALTER DATABASE {database} CONNECTION LIMIT 1")
     bench.write(_0001_a="CREATE TABLE a (x int);")
     assert bench.apply() == 1
+
+
+# ------------------------------------------------------------------------- errors as what they are
+
+ALEMBIC = (
+    '"""x"""\nfrom alembic import op\n\nrevision = "1a"\ndown_revision = None\n\n'
+    'def upgrade():\n    op.execute("SELECT 1")\n'
+)
+
+
+def test_a_python_file_without_a_step_is_an_error_with_file_and_cure(bench: Any) -> None:
+    bench.write(_0001_a="SELECT 1;", _0002_b_py="def upgrade():\n    pass\n")
+    assert "0002_b.py: it has no step, so it would do nothing: right would be step(" in bench.fails()
+    assert len(bench.state.pending) == 2
+
+
+def test_another_tools_file_among_ours_is_known_by_itself(bench: Any) -> None:
+    bench.write(_0001_a="SELECT 1;", _0002_b_py=ALEMBIC.replace("from alembic import op", "op = None"))
+    said = bench.fails()
+    assert "0002_b.py: it is a migration of Alembic's" in said and "alembic upgrade head" in said
+
+
+def test_alembics_versions_are_left_alone_and_told(tmp_path: Path) -> None:
+    (tmp_path / "1a_first.py").write_text(ALEMBIC)
+    catalog = files.load([str(tmp_path)], given=False)
+    assert not catalog.migrations and "Alembic" in (catalog.note or "")
+
+
+def test_a_node_name_that_is_too_long_for_yoyos_tables_is_cut(bench: Any, query: Query) -> None:
+    bench.write(_0001_a="CREATE TABLE a (x int);")
+    applied = apply.apply(
+        bench.session, bench.catalog, table_lock_timeout=5.0, drift="fail", deadline=None, node="n" * 300,
+        report=print, warn=print,
+    )  # fmt: skip
+    assert applied == 1
+    assert query(bench.url, "SELECT length(applied_by) FROM startup_migration") == [(255,)]
+
+
+def test_a_file_whose_mark_alone_is_missing_is_told_so(bench: Any, query: Query) -> None:
+    bench.write(_0001_a="-- transactional: false\nCREATE TABLE a (x int);\nDELETE FROM yoyo_lock;")
+    with pytest.raises(LockLost):
+        bench.apply()
+    said = bench.fails()
+    assert "all of its statements have run, and only its mark is missing" in said and "may have" not in said
+
+
+@pytest.mark.parametrize("transactional", ["true", "false"])
+@pytest.mark.parametrize("copy", ["COPY (SELECT 'a') TO STDOUT", "COPY a FROM STDIN"])
+def test_a_copy_from_or_to_the_client_is_an_error_of_its_file(bench: Any, transactional: str, copy: str) -> None:
+    bench.write(_0001_a="CREATE TABLE a (x text);")
+    bench.write(_0002_b=f"-- transactional: {transactional}\nSELECT 1;\n{copy};\nSELECT 2;")
+    said = bench.fails()
+    assert "0002_b.sql:3: " in said, said
+    bench.session.require_lock()
+
+
+@pytest.mark.parametrize("copy", ["COPY (SELECT 'a') TO STDOUT", "COPY a FROM STDIN"])
+def test_a_copy_in_a_python_step_is_an_error_of_its_file(bench: Any, copy: str) -> None:
+    bench.write(_0001_a="CREATE TABLE a (x text);")
+    bench.write(_0002_b_py=f'from yoyo import step\nstep(lambda c: c.execute("{copy}"))\n')
+    assert "0002_b.py:2: " in bench.fails()
+    bench.session.require_lock()

@@ -22,6 +22,7 @@ from startup.database.postgres.session import PostgresSession
 from startup.errors import Interrupted, LockLost, SettingError, TaskFailed, Unreachable
 from startup.ledger.journal import RUNNING, Journal
 from startup.settings.address import parse
+from tests.conftest import PASSWORD
 
 Query = Callable[[str, str], list[tuple[Any, ...]]]
 WaitUntil = Callable[..., Any]
@@ -569,11 +570,12 @@ class TestTransaction:
     def test_a_copy_that_was_left_open_commits_nothing_and_hangs_nothing(
         self, session: PostgresSession, count: Callable[[], tuple[int, int]]
     ) -> None:
-        with pytest.raises(LockLost), session.transaction(self.mark(session)):
+        with pytest.raises(ZeroDivisionError), session.transaction(self.mark(session)):
             session.connection.execute("INSERT INTO work VALUES (1)")
             session.connection.pgconn.send_query(b"COPY work FROM STDIN")
             raise ZeroDivisionError
         assert count() == (0, 0)
+        session.require_lock()
 
 
 class TestReset:
@@ -707,3 +709,22 @@ class TestPooler:
             other.execute("SELECT 1")
             with pytest.raises(LockLost, match="changed under us"):
                 session.require_lock()
+
+
+class TestWhereTheConnectionLeads:
+    def test_a_host_of_the_environments_is_a_dead_peer_like_any_other(
+        self, connect: Connect, server: Any, database: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("PGHOST", "127.0.0.1")
+        monkeypatch.setenv("PGPORT", str(server.port))
+        assert connect(url=f"postgresql://app:{PASSWORD}@/{database}").dead_peer_seconds == 32
+        monkeypatch.setenv("PGHOST", str(server.directory))
+        assert connect(url=f"postgresql://postgres@/{database}").dead_peer_seconds == 2
+
+    def test_a_host_of_a_service_files_too(
+        self, connect: Connect, server: Any, database: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Any
+    ) -> None:
+        (tmp_path / "services").write_text(f"[tasks]\nhost=127.0.0.1\nport={server.port}\ndbname={database}\n")
+        monkeypatch.setenv("PGSERVICEFILE", str(tmp_path / "services"))
+        url = f"postgresql://app:{PASSWORD}@/?service=tasks"
+        assert connect(url=url).dead_peer_seconds == 32

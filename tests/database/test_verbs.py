@@ -229,7 +229,7 @@ def test_status_tells_a_run_whose_node_vanished_from_one_that_goes_on(image: Any
         "import os, signal\nfrom startup import task\n"
         "@task\ndef die(context):\n    os.kill(os.getpid(), signal.SIGKILL)\n",
     )
-    assert image("init", STARTUP_TASKS="tasks:die").returncode == -9
+    assert image("init", STARTUP_TASKS="tasks:die").returncode == 70
     wait_until(lambda: json.loads(ok(image, "status", "--json"))["lock"] is None)
     assert json.loads(ok(image, "status", "--json"))["run"]["state"] == "vanished"
 

@@ -330,6 +330,14 @@ def test_three_signals_at_once_all_arrive_every_time(entrypoint: Entrypoint, rec
         assert sorted(recorder.got) == sorted(three * rounds)
 
 
+def nothing_to_do(entrypoint: Entrypoint) -> str:
+    """In Python's place, what ends at once, with the mark that proves it."""
+    script = entrypoint.directory / "nothing-to-do"
+    script.write_text('#!/bin/sh\n[ "$3" = _phase ] && echo "$4" >"$6/proof"\n')
+    script.chmod(0o755)
+    return str(script)
+
+
 def test_an_end_that_is_near_is_seen_at_once(entrypoint: Entrypoint) -> None:
     """The module's and, once it was told to end, the app's; the quickest of some, since the machine may be busy.
 
@@ -338,7 +346,7 @@ def test_an_end_that_is_near_is_seen_at_once(entrypoint: Entrypoint) -> None:
     boots, stops = [], []
     for _ in range(4):
         began = time.monotonic()
-        running = entrypoint.start("sleep", "60", env={"STARTUP_PYTHON": "true"})
+        running = entrypoint.start("sleep", "60", env={"STARTUP_PYTHON": nothing_to_do(entrypoint)})
         running.wait_until_ready()
         boots.append(time.monotonic() - began)
         began = time.monotonic()
@@ -398,7 +406,7 @@ def test_a_signal_that_coincides_with_the_apps_exit_costs_no_exit_code(entrypoin
         up.unlink(missing_ok=True)
         reader, writer = os.pipe()
         app = "trap '' USR1; : >up; read line; exit 7"
-        running = entrypoint.start("sh", "-c", app, env={"STARTUP_PYTHON": "true"}, stdin=reader)
+        running = entrypoint.start("sh", "-c", app, env={"STARTUP_PYTHON": nothing_to_do(entrypoint)}, stdin=reader)
         os.close(reader)
         running.wait_until_ready()
         running.wait_for(up.exists)

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from startup import log
-from startup.settings.address import parse
+from startup.settings.address import for_commands, parse
 
 
 @pytest.fixture(autouse=True)
@@ -156,3 +156,18 @@ def test_reading_an_address_imports_no_database_driver() -> None:
     code = "import sys; from startup.settings.address import parse; parse('postgresql://db/x'); print(*sys.modules)"
     modules = subprocess.check_output([sys.executable, "-c", code], text=True).split()
     assert not {"psycopg", "sqlite3"} & set(modules)
+
+
+@pytest.mark.parametrize(
+    ("value", "address", "options"),
+    [
+        ("postgresql://h/d", "postgresql://h/d", ""),
+        ("postgresql://h/d?sslmode=disable", "postgresql://h/d?sslmode=disable", ""),
+        ("postgresql://h/d?schema=app", "postgresql://h/d", '-c search_path="app"'),
+        ("postgres+x://h/d?schema=a&pgbouncer=true&port=1", "postgres+x://h/d?port=1", '-c search_path="a"'),
+        ("postgresql://h/d?schema=a%22%20b%5C", "postgresql://h/d", '-c search_path="a""\\ b\\\\"'),
+        ("postgresql://h/d?connection_limit=5", "postgresql://h/d", ""),
+    ],
+)  # fmt: skip
+def test_commands_get_an_address_that_libpq_takes(value: str, address: str, options: str) -> None:
+    assert for_commands(value, parse(value)) == (address, options)

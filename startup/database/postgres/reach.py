@@ -207,12 +207,14 @@ def session_settings(server_version: int, connect_arguments: dict[str, Any], sch
     return settings
 
 
-def dead_peer_seconds(connect_arguments: dict[str, Any]) -> float:
-    """How long a client with these arguments may take to notice that its server vanished; 0 over a socket file."""
-    hosts = str(connect_arguments.get("host", "")).split(",")
-    if all(host.startswith("/") or not host for host in hosts) and "hostaddr" not in connect_arguments:
+def dead_peer_seconds(host: str, parameters: dict[str, Any]) -> float:
+    """How long a client may take to notice that its server vanished; 0 over a socket file.
+
+    *host* and *parameters* are the connection's own: they may come from PGHOST, a service file or the like.
+    """
+    if host.startswith(("/", "@")) and not parameters.get("hostaddr"):
         return 0
-    user_timeout = int(connect_arguments.get("tcp_user_timeout", 0)) / 1000
+    user_timeout = int(parameters.get("tcp_user_timeout", 0)) / 1000
     if user_timeout > 0:
         return user_timeout
     return 925  # tcp(7): tcp_retries2, 15 retransmissions, at least 924.6 s

@@ -145,7 +145,7 @@ class PostgresSession(Session):
         self._arguments = connect_arguments
         self.lock_timeout = lock_timeout
         self._report = report
-        self._held = False
+        self._held, self._why_not = False, "the lock is not held"
         key = lock_key(namespace)
         self._key = key
         self._is_lock = _is_lock(key)
@@ -153,7 +153,8 @@ class PostgresSession(Session):
         self._second_key: int | None = None
         connection.isolation_level = self._isolation
         #: As the server sees it: a pooler tells another.
-        self.backend = int(self._rows("SELECT pg_catalog.pg_backend_pid()")[0][0])
+        asked = pooler or not known
+        self.backend = self._rows("SELECT pg_catalog.pg_backend_pid()")[0][0] if asked else connection.info.backend_pid
         self._pooled = connection.info.backend_pid != self.backend
         if not known:
             self._refuse_pooler(pooler)
@@ -163,6 +164,7 @@ class PostgresSession(Session):
         if decided is None and decided_by(parameters):
             decided = first_named(self._rows("SELECT pg_catalog.current_setting('search_path')")[0][0])
         self.homes = Homes(decided, namespace, reads_only)
+        self._dead_peer = dead_peer_seconds(connection.info.host, parameters)
 
     # What the session is
 
@@ -323,7 +325,7 @@ class PostgresSession(Session):
 
     @property
     def dead_peer_seconds(self) -> float:
-        return dead_peer_seconds(self._arguments) + 2 * WATCH
+        return self._dead_peer + 2 * WATCH
 
     # Work
 
@@ -409,10 +411,9 @@ class PostgresSession(Session):
 
     def _gone(self, why: str) -> LockLost | Unreachable:
         if self._held:
-            self._held = False
-            return LockLost(
-                f"the lock is lost: its database session is gone ({why}); what was not committed is rolled back, "
-                "and another node may have taken over; a restart goes on where the ledger stands"
+            return self._lose(
+                f"its database session is gone ({why}); what was not committed is rolled back, and another node may "
+                "have taken over"
             )
         return Unreachable(f"the session with the database at {self.address.masked} is gone: {why}")
 
@@ -492,10 +493,9 @@ class PostgresSession(Session):
         if self.connection.info.transaction_status == TransactionStatus.ACTIVE:
             with suppress(Exception):
                 self.connection.cancel_safe(timeout=ASIDE)
-                for _ in range(100):
-                    if self.connection.pgconn.get_result() is None:
-                        return
-            self.connection.close()  # a COPY that was left open has no end
+                if _read_to_the_end(self.connection.pgconn):
+                    return
+            self.connection.close()
 
     def reset(self) -> None:
         """Undo what a task or migration did to the session, the lock aside.
@@ -566,7 +566,7 @@ class PostgresSession(Session):
 
     def require_lock(self) -> None:
         if not self._held:
-            raise LockLost("the lock is not held")
+            raise LockLost(self._why_not)
         ((pid, locked),) = self.execute(f"SELECT pg_catalog.pg_backend_pid(), {self._lock_is_ours}")
         self._require_backend(pid)
         if not locked:
@@ -581,11 +581,16 @@ class PostgresSession(Session):
             )
 
     def _let_go(self) -> LockLost:
-        self._held = False
-        return LockLost(
-            "the lock is lost: something released it on this session (pg_advisory_unlock_all, DISCARD ALL); "
-            "another node may have taken over; a restart goes on where the ledger stands"
+        return self._lose(
+            "something released it on this session (pg_advisory_unlock_all, DISCARD ALL); another node may have taken "
+            "over"
         )
+
+    def _lose(self, why: str) -> LockLost:
+        """The lock is not ours any more; whoever asks for it later is told the same."""
+        self._held = False
+        self._why_not = f"the lock is lost: {why}; a restart goes on where the ledger stands"
+        return LockLost(self._why_not)
 
     @property
     def _keys(self) -> list[int]:
@@ -684,6 +689,21 @@ class PostgresSession(Session):
                 return connection.execute(sql).fetchall()
 
         return on_thread(ask, ASIDE, lambda rows: None)
+
+
+def _read_to_the_end(pgconn: Any) -> bool:
+    """What a statement still has to say, a COPY that was left open too, whose end must be asked for."""
+    from psycopg.pq import ExecStatus
+
+    for _ in range(100):
+        result = pgconn.get_result()
+        if result is None:
+            return True
+        if result.status == ExecStatus.COPY_IN:
+            pgconn.put_copy_end(b"left open")
+        while result.status == ExecStatus.COPY_OUT and pgconn.get_copy_data(0)[0] > 0:
+            pass
+    return False
 
 
 def _raise_ended_inside(error: Exception) -> NoReturn:
