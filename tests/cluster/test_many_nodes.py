@@ -10,6 +10,7 @@ import psycopg
 import pytest
 
 from tests.cluster.nodes import Project
+from tests.conftest import run_query
 
 Query = Callable[[str, str], list[tuple[Any, ...]]]
 LIST = "migrate plans prices command@once"
@@ -82,3 +83,33 @@ def test_twenty_processes_on_one_sqlite_file(make_project: Callable[[str], Proje
     assert [node.wait(60) for node in nodes] == [0] * 20, nodes
     assert project.trace() == [*STEPS, "plans", "prices"]
     assert [line.split()[0] for line in project.commands()] == ["start", "end"]
+
+
+class TestTwoNamespacesOnOneSchema:
+    """Ten nodes each, with the same migrations: each statement once, and what runs is never called interrupted."""
+
+    @pytest.mark.timeout(1800)
+    @pytest.mark.parametrize("limit", [0, 4], ids=["no limit", "connection limit 4"])
+    def test_each_statement_runs_once(
+        self, make_project: Callable[[str], Project], new_server: Callable[..., Any], rounds: int, limit: int
+    ) -> None:
+        server = new_server()
+        for _ in range(rounds):
+            name = server.new_database()
+            project = make_project(server.url(name))
+            project.migrations(2)
+            project.migration("0003_step", "-- transactional: false\nSELECT pg_sleep(0.2);\n" + project.leave("0003"))
+            project.migration("0004_step", project.leave("0004"))
+            if limit:
+                run_query(server.admin_url("postgres"), f"ALTER DATABASE {name} CONNECTION LIMIT {limit}")
+            nodes = [
+                project.start(f"{space}{number}", "migrate plans", STARTUP_NAMESPACE=space)
+                for number in range(10)
+                for space in ("a", "b")
+            ]
+            codes = [node.wait(120) for node in nodes]
+            assert codes == [0] * 20, [node for node in nodes if node.code]
+            project.url = server.admin_url(name)
+            assert sorted(project.trace()) == ["0001", "0002", "0003", "0004", "plans", "plans"]
+            assert not [node for node in nodes if "interrupted" in node.log()]
+            server.drop_database(name)
