@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 else:
     import _signal as signal  # without signal's enums, whose import takes longer than all else here
 
+#: fcntl(2); Python does not name it everywhere.
+_F_SETSIG = 10
 #: What a supervisor passes on to its child.
 _PASSED_ON = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 #: Seconds for what tasks have registered with atexit: one that hangs must not hold up the end.
@@ -41,15 +43,17 @@ def supervise() -> None:
     marks, mark = os.pipe()
     life, lives = os.pipe()
     os.set_blocking(marks, False)  # a process that a task left behind may hold the other end
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # where that is ignored nobody is told of a child's end
     signals: set[int] = {*_PASSED_ON, signal.SIGCHLD}
     before = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
     if child := os.fork():
         os.close(life)
         os._exit(_wait(child, signals, marks))
     os.close(lives)
-    fcntl.fcntl(life, fcntl.F_SETOWN, os.getpid())
-    fcntl.fcntl(life, 10, signal.SIGKILL)  # F_SETSIG, which Python before 3.13 does not name on all machines
-    fcntl.fcntl(life, fcntl.F_SETFL, fcntl.fcntl(life, fcntl.F_GETFL) | os.O_ASYNC)
+    with suppress(OSError):  # a kernel that does not know that (gVisor)
+        fcntl.fcntl(life, fcntl.F_SETOWN, os.getpid())
+        fcntl.fcntl(life, _F_SETSIG, signal.SIGKILL)
+        fcntl.fcntl(life, fcntl.F_SETFL, fcntl.fcntl(life, fcntl.F_GETFL) | os.O_ASYNC)
     signal.pthread_sigmask(signal.SIG_SETMASK, before)
     mark_by(lambda: suppressed_write(mark))
 

@@ -54,6 +54,7 @@ class Waiting:
                 with self._cluster.session.answered_within(min(SILENT, self._left or SILENT)):
                     locked = self._poll()
                     if locked is not None:
+                        self._cluster.away = False
                         return locked
                     read_only = self._cluster.session.read_only if self._read_only.running else ""
             except Busy as error:

@@ -21,7 +21,8 @@ CROWD = f"""
     SELECT count(*) FILTER (WHERE pg_catalog.left(a.application_name, {len(APPLICATION)}) = '{APPLICATION}'
             AND a.datid = d.oid),
         least(pg_catalog.current_setting('max_connections')::int
-            - pg_catalog.current_setting('superuser_reserved_connections')::int - count(*),
+            - pg_catalog.current_setting('superuser_reserved_connections')::int
+            - coalesce(pg_catalog.current_setting('reserved_connections', true), '0')::int - count(*),
             CASE WHEN r.rolconnlimit >= 0 THEN r.rolconnlimit - count(*) FILTER (WHERE a.usesysid = r.oid) END,
             CASE WHEN d.datconnlimit >= 0 THEN d.datconnlimit - count(*) FILTER (WHERE a.datid = d.oid) END)
     FROM pg_catalog.pg_stat_activity a, pg_catalog.pg_database d, pg_catalog.pg_roles r

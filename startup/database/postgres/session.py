@@ -645,7 +645,8 @@ class PostgresSession(Session):
     @contextmanager
     def answered_within(self, seconds: float) -> Iterator[None]:
         """See :meth:`startup.database.session.Session.answered_within`: the socket is shut down beneath libpq."""
-        silence = Silence(self.connection, seconds)
+        with self._alive():
+            silence = Silence(self.connection, seconds)
         try:
             with silence:
                 yield
