@@ -37,6 +37,17 @@ _COMMITTED = (
 )
 
 
+#: What holds no end of a statement, closed or not, and what is one (sqlite.org, "SQL Syntax").
+_TOKEN = re.compile(
+    r"""'[^']*(?:'|\Z)|"[^"]*(?:"|\Z)|`[^`]*(?:`|\Z)|\[[^\]]*(?:\]|\Z)|--[^\n]*|/\*(?:.*?\*/|.*)|;""", re.DOTALL
+)
+_BLANK = r"\s|--[^\n]*(?:\n|$)|/\*.*?\*/|;"
+_TRIGGER = re.compile(
+    rf"(?:{_BLANK}|explain\b|query\b|plan\b)*create\b(?:{_BLANK}|temp\b|temporary\b)*trigger\b",
+    re.DOTALL | re.IGNORECASE,
+)
+
+
 class SqliteDialect(Dialect):
     """See :class:`startup.database.session.Dialect`."""
 
@@ -50,16 +61,18 @@ class SqliteDialect(Dialect):
     for_update = ""
 
     def split(self, text: str) -> Split:
-        """By SQLite's own complete_statement()."""
+        """At each semicolon that is in no string and no comment; in a trigger, where complete_statement() says so."""
         from startup.database.statement import Split, Statement
 
         statements: list[Statement] = []
-        start = 0
-        for end in [*(found.end() for found in re.finditer(";", text)), len(text)]:
-            candidate = text[start:end]
-            if end < len(text) and ("\0" in candidate or not sqlite3.complete_statement(candidate)):
+        start, nul = 0, text.find("\0")
+        for end in [*(found.end() for found in _TOKEN.finditer(text) if found.group() == ";"), len(text)]:
+            if end < len(text) and start <= nul < end:
                 continue
-            blank = re.match(r"(?:\s|--[^\n]*(?:\n|$)|/\*.*?\*/|;)*", candidate, re.DOTALL)
+            candidate = text[start:end]
+            if end < len(text) and _TRIGGER.match(candidate) and not sqlite3.complete_statement(candidate):
+                continue
+            blank = re.match(rf"(?:{_BLANK})*", candidate, re.DOTALL)
             first = blank.end() if blank else 0
             if first < len(candidate):
                 statements.append(Statement(candidate[first:], start + first))

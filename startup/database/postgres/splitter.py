@@ -41,6 +41,7 @@ def _split(text: str) -> Split:
     quoted: list[Range] = []
     start = -1  # of the statement that is being read
     position = depth = blocks = 0
+    routine = -1, False  # the statement that was looked at, and whether it makes one
     end = len(text)
 
     def ended(offset: int, message: str) -> Split:
@@ -104,7 +105,10 @@ def _split(text: str) -> Split:
             word = token.lower()
             if word == "end":
                 blocks = max(blocks - 1, 0)
-            elif blocks or (word == "begin" and _ROUTINE.match(COMMENT.sub(" ", text[start:stop]))):
+                continue
+            if word == "begin" and routine[0] != start:
+                routine = start, _ROUTINE.match(COMMENT.sub(" ", text[start:stop])) is not None
+            if blocks or (word == "begin" and routine[1]):
                 blocks += 1
         if position - stop > 2 and "\n" in text[stop:position]:
             quoted.append((stop, position))
