@@ -30,6 +30,8 @@ class Dialect:
     some_minutes_ago: str
     a_day_ago: str
     timestamp: str
+    #: How many rows there are, whatever a search_path hides.
+    count = "count(*)"
     #: yoyo's class for it, ``module:name``.
     yoyo_backend: str
     #: How a parameter is written on the driver's own connection; :meth:`Session.execute` takes ``%s`` everywhere.

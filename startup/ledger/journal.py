@@ -176,8 +176,8 @@ class Told:
         if not self._there:
             return 0
         rows = session.execute(
-            f"SELECT count(*) FROM {session.qualify(NODES.name)} WHERE namespace = %s AND state IN (%s, %s)"
-            f" AND changed_at > {session.dialect.some_minutes_ago}",
+            f"SELECT {session.dialect.count} FROM {session.qualify(NODES.name)}"
+            f" WHERE namespace = %s AND state IN (%s, %s) AND changed_at > {session.dialect.some_minutes_ago}",
             (self._namespace, WAITING, AWAY),
         )
         return int(rows[0][0])

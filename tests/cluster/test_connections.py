@@ -125,12 +125,9 @@ def test_a_silent_server_is_given_up_and_every_limit_holds_meanwhile(
     all_ready(project, [runner, patient, follower], timeout=60)
 
 
-def test_ten_waiting_nodes_find_the_promoted_server_when_the_primary_is_frozen(
-    make_project: Callable[[str], Project], new_server: Callable[..., Server]
-) -> None:
-    """Streaming replication, synchronous so that nothing is lost; an address with both hosts."""
-    primary = new_server(wal_level="replica", max_wal_senders="5", hot_standby="on")
-    database = primary.new_database()
+@contextmanager
+def standby_of(primary: Server) -> Iterator[Server]:
+    """A hot standby that streams from it."""
     standby = Server()
     try:
         primary.run(
@@ -138,6 +135,41 @@ def test_ten_waiting_nodes_find_the_promoted_server_when_the_primary_is_frozen(
             *("--host", str(primary.directory), "--port", str(primary.port), "--username", "postgres"),
         )
         standby.start()
+        yield standby
+    finally:
+        standby.destroy()
+
+
+def wait_for_replay(primary: Server, standby: Server) -> None:
+    position = run_query(primary.admin_url("postgres"), "SELECT pg_current_wal_lsn()")[0][0]
+    replayed = f"SELECT pg_last_wal_replay_lsn() >= '{position}'"
+    wait_for(lambda: run_query(standby.admin_url("postgres"), replayed) == [(True,)])
+
+
+def test_on_a_read_replica_a_node_is_ready_when_everything_is_done(
+    make_project: Callable[[str], Project], new_server: Callable[..., Server]
+) -> None:
+    primary = new_server(wal_level="replica", max_wal_senders="5", hot_standby="on")
+    database = primary.new_database()
+    with standby_of(primary) as standby:
+        project = make_project(primary.url(database))
+        project.migrations(2)
+        follower = project.start("follower", LIST, STARTUP_ROLE="follower", DATABASE_URL=standby.url(database))
+        follower.until("following: nobody runs the tasks now")
+        assert project.run("first", LIST).code == 0
+        wait_for_replay(primary, standby)
+        assert follower.wait() == 0, follower
+        node = project.run("replica", LIST, DATABASE_URL=standby.url(database))
+        assert node.code == 0 and "nothing to do" in node.log(), node
+
+
+def test_ten_waiting_nodes_find_the_promoted_server_when_the_primary_is_frozen(
+    make_project: Callable[[str], Project], new_server: Callable[..., Server]
+) -> None:
+    """Streaming replication; an address with both hosts."""
+    primary = new_server(wal_level="replica", max_wal_senders="5", hot_standby="on")
+    database = primary.new_database()
+    with standby_of(primary) as standby:
         hosts = f"127.0.0.1:{primary.port},127.0.0.1:{standby.port}"
         project = make_project(f"postgresql://app:{PASSWORD}@{hosts}/{database}?target_session_attrs=read-write")
         project.migrations(2)
@@ -146,9 +178,7 @@ def test_ten_waiting_nodes_find_the_promoted_server_when_the_primary_is_frozen(
         nodes = [project.start(f"n{number}", LIST, STARTUP_DATABASE_TIMEOUT="120") for number in range(10)]
         for node in nodes:
             node.until("runner holds it")
-        position = run_query(primary.admin_url("postgres"), "SELECT pg_current_wal_lsn()")[0][0]
-        replayed = f"SELECT pg_last_wal_replay_lsn() >= '{position}'"
-        wait_for(lambda: run_query(standby.admin_url("postgres"), replayed) == [(True,)])
+        wait_for_replay(primary, standby)
         with frozen(primary):
             standby.run("pg_ctl", "promote", "--pgdata", str(standby.data))
             codes = [node.wait(150) for node in nodes]
@@ -156,5 +186,3 @@ def test_ten_waiting_nodes_find_the_promoted_server_when_the_primary_is_frozen(
             project.url = standby.url(database)
             assert sorted(project.trace()) == TRACE
             runner.send(signal.SIGKILL)
-    finally:
-        standby.destroy()

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import psycopg
 import pytest
 
 from tests.cluster.nodes import Project
@@ -563,3 +564,21 @@ def test_a_command_that_ends_before_its_lost_lock_is_noticed_is_told_as_a_lost_l
     assert node.wait() == 75, node
     last = node.log().splitlines()[-1]
     assert "the lock" in last and ("another node may have taken over" in last), last
+
+
+def test_the_lock_under_which_tables_are_made_is_told_and_limited(project: Any, server: Any) -> None:
+    """Any role of the database may take it."""
+    from startup.database.postgres.session import _CREATION
+
+    project.migrations(1)
+    with psycopg.connect(project.url, autocommit=True) as low:
+        low.execute(f"SELECT pg_advisory_lock({_CREATION})")
+        node = project.run("limited", "migrate", STARTUP_LOCK_TIMEOUT="1")
+        assert node.code == 75, node
+        pid = low.info.backend_pid
+        assert f"waiting for the lock under which tables are made: pid {pid}, user app" in node.log()
+        assert "STARTUP_LOCK_TIMEOUT" in node.log().splitlines()[-1]
+        waiting = project.start("patient", "migrate")
+        waiting.until("waiting for the lock under which tables are made")
+    assert waiting.wait() == 0, waiting
+    assert project.trace() == ["0001"]

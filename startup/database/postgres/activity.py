@@ -18,13 +18,14 @@ CONNECTED = f"""
 """
 #: Connections to spare: the server's, this role's and this database's (-1: no limit of theirs).
 CROWD = f"""
-    SELECT count(*) FILTER (WHERE pg_catalog.left(a.application_name, {len(APPLICATION)}) = '{APPLICATION}'
+    SELECT pg_catalog.count(*) FILTER (WHERE pg_catalog.left(a.application_name, {len(APPLICATION)}) = '{APPLICATION}'
             AND a.datid = d.oid),
         least(pg_catalog.current_setting('max_connections')::int
             - pg_catalog.current_setting('superuser_reserved_connections')::int
-            - coalesce(pg_catalog.current_setting('reserved_connections', true), '0')::int - count(*),
-            CASE WHEN r.rolconnlimit >= 0 THEN r.rolconnlimit - count(*) FILTER (WHERE a.usesysid = r.oid) END,
-            CASE WHEN d.datconnlimit >= 0 THEN d.datconnlimit - count(*) FILTER (WHERE a.datid = d.oid) END)
+            - coalesce(pg_catalog.current_setting('reserved_connections', true), '0')::int - pg_catalog.count(*),
+            CASE WHEN r.rolconnlimit >= 0
+                THEN r.rolconnlimit - pg_catalog.count(*) FILTER (WHERE a.usesysid = r.oid) END,
+            CASE WHEN d.datconnlimit >= 0 THEN d.datconnlimit - pg_catalog.count(*) FILTER (WHERE a.datid = d.oid) END)
     FROM pg_catalog.pg_stat_activity a, pg_catalog.pg_database d, pg_catalog.pg_roles r
     WHERE d.datname = pg_catalog.current_database() AND r.rolname = current_user AND a.usesysid IS NOT NULL
     GROUP BY d.oid, d.datconnlimit, r.oid, r.rolconnlimit

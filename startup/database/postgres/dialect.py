@@ -20,6 +20,7 @@ class PostgresDialect(Dialect):
     some_minutes_ago = "pg_catalog.clock_timestamp() - interval '5 minutes'"
     a_day_ago = "pg_catalog.clock_timestamp() - interval '1 day'"
     timestamp = "timestamptz"
+    count = "pg_catalog.count(*)"
     yoyo_backend = "yoyo.backends.core.postgresql:PostgresqlPsycopgBackend"
     concurrent_indexes = True
 
