@@ -19,8 +19,9 @@ else:
 
 #: fcntl(2); Python does not name it everywhere.
 _F_SETSIG = 10
-#: What a supervisor passes on to its child.
-_PASSED_ON = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+#: What a supervisor passes on to its child; the others here mean something to that alone, or nothing.
+_PASSED_ON = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP)
+_HEARD = (*_PASSED_ON, signal.SIGCHLD, signal.SIGUSR1, signal.SIGUSR2)
 #: Seconds for what tasks have registered with atexit: one that hangs must not hold up the end.
 _TIDYING = 2.0
 _nothing: Callable[[], None] = lambda: None  # noqa: E731
@@ -44,11 +45,10 @@ def supervise() -> None:
     life, lives = os.pipe()
     os.set_blocking(marks, False)  # a process that a task left behind may hold the other end
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # where that is ignored nobody is told of a child's end
-    signals: set[int] = {*_PASSED_ON, signal.SIGCHLD}
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _HEARD)
     if child := os.fork():
         os.close(life)
-        os._exit(_wait(child, signals, marks))
+        os._exit(_wait(child, marks))
     os.close(lives)
     with suppress(OSError):  # a kernel that does not know that (gVisor)
         fcntl.fcntl(life, fcntl.F_SETOWN, os.getpid())
@@ -64,14 +64,18 @@ def suppressed_write(descriptor: int) -> None:
         os.write(descriptor, b"+")
 
 
-def _wait(child: int, signals: set[int], marks: int) -> int:
+def _wait(child: int, marks: int) -> int:
     """The exit code of *child*, 70 without its mark. As the first process of a container, it reaps the others too."""
+    passed_on = set()
     while True:
-        information = signal.sigwaitinfo(signals)
-        if information.si_signo != signal.SIGCHLD:
+        information = signal.sigwaitinfo(_HEARD)
+        number = information.si_signo
+        if number in _PASSED_ON:
+            passed_on.add(number)
             if information.si_code <= 0:  # what the terminal sends reaches the child by itself
                 with suppress(ProcessLookupError):
-                    os.kill(child, information.si_signo)
+                    os.kill(child, number)
+        if number != signal.SIGCHLD:
             continue
         ended = 0
         with suppress(ChildProcessError):
@@ -79,6 +83,8 @@ def _wait(child: int, signals: set[int], marks: int) -> int:
                 if found[0] == child:
                     ended, code = child, os.waitstatus_to_exitcode(found[1])
         if ended:
+            if -code in passed_on:  # before it was ready to heed that
+                return 128 - code
             return code if _is_there(marks) else _unproved(code)
 
 

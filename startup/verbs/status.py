@@ -76,7 +76,7 @@ def _look(session: Session, settings: Settings) -> tuple[Report, list[Node], flo
             "drifted": [migration.id for migration in state.drifted],
             "unknown": list(state.unknown),
             "interrupted": [] if at_work else begun,
-            "at work": begun if at_work else [],
+            "running": begun if at_work else [],
         },
         "lock": None,
         "run": None,

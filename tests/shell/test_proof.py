@@ -145,6 +145,16 @@ def test_the_parent_of_init_passes_signals_on_and_ends_with_its_code(
     assert process.returncode == 128 + number, said
 
 
+def test_a_stop_signal_is_no_failure_at_whatever_moment_it_comes(startup: Any) -> None:
+    write(startup, "time.sleep(60)")
+    for moment in range(0, 100, 5):
+        process = startup.start("init", **LIST, STARTUP_TASKS="ends@local")
+        time.sleep(moment / 1000)
+        process.send_signal(signal.SIGTERM)
+        _, said = process.communicate(timeout=20)
+        assert process.returncode in (143, -15), (moment, said)
+
+
 def test_when_the_parent_of_init_is_killed_its_child_is_too(startup: Any, wait_until: Any) -> None:
     write(startup, "\n    open('here', 'w').write(str(os.getpid()))\n    time.sleep(60)")
     process: subprocess.Popen[str] = startup.start("init", **LIST, STARTUP_TASKS="ends@local")
