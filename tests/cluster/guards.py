@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 from startup import log
 from startup.builtin.migrate import Migrate
 from startup.database import sqlite
+from startup.database.postgres import home
 from startup.database.postgres import reach as postgres_connect
 from startup.database.postgres import session as postgres
 from startup.ledger import ledger
 from startup.migrations import apply, indexes, lock, tables
-from startup.run import execution, runner, waiting
+from startup.run import cluster, execution, runner, waiting
 
 replace: Callable[[Any, str, Any], None] = setattr
 
@@ -201,6 +202,34 @@ def the_look_for_yoyos_row() -> None:
 def the_migrations_lock() -> None:
     """Of all namespaces that migrate the same tables."""
     replace(postgres.PostgresSession, "try_lock_migrations", lambda self: True)
+
+
+def the_search_for_a_home() -> None:
+    """Tables are wherever the search_path leads first."""
+
+    def first(self: Any, execute: Any, family: Any, places: Any) -> Any:
+        ((schema,),) = execute("SELECT current_schema()", [])
+        return next((place for place in places if place.schema == schema), None)
+
+    replace(home.Homes, "_choose", first)
+
+
+def the_look_at_owners() -> None:
+    """Whoever has made the tables."""
+    replace(home.Homes, "_trusts", lambda self, execute, place: True)
+
+
+def giving_up_a_silent_server() -> None:
+    replace(postgres.PostgresSession, "answered_within", lambda self, seconds: nullcontext())
+
+
+def letting_go_of_connections() -> None:
+    """Each waiting node keeps its own."""
+    replace(cluster.Cluster, "is_scarce", lambda self, crowd: False)
+
+
+def clearing_a_stale_row() -> None:
+    replace(lock, "clear_stale", lambda session: None)
 
 
 def the_row_of_what_has_begun() -> None:

@@ -21,6 +21,7 @@ import pytest
 
 from tests.cluster import guards
 from tests.cluster.nodes import Node, Project
+from tests.cluster.test_connections import frozen
 from tests.cluster.wire import Proxy
 from tests.conftest import Server, run_query
 from tests.conftest import wait_for as wait_for_seconds
@@ -225,6 +226,77 @@ def two_namespaces_do_not_migrate_the_same_tables_at_once(stage: Stage) -> bool:
     wait_for(lambda: "of another namespace, which migrates" in other.log() or other.code is not None)
     stage.query("CREATE TABLE go ()")
     return [first.wait(), other.wait()] == [0, 0] and stage.trace() == ["0001", "0002"]
+
+
+@guarded_by("clearing_a_stale_row")
+def a_killed_nodes_row_does_not_keep_stock_yoyo_out_for_ever(stage: Stage) -> bool:
+    stage.migrations(1)
+    assert stage.run("first", "migrate").code == 0
+    stage.query("INSERT INTO yoyo_lock VALUES (1, '2036-01-01 00:00:00', -4711)")
+    return stage.run("second", "migrate").code == 0 and stage.query("SELECT pid FROM yoyo_lock") == []
+
+
+# ------------------------------------------------------------------------------------------ whose tables, and where
+
+
+@guarded_by("the_search_for_a_home")
+def a_schema_that_comes_before_the_tables_re_runs_nothing(stage: Stage) -> bool:
+    stage.migrations(1)
+    assert stage.run("first", "migrate plans").code == 0
+    stage.query("CREATE SCHEMA app")
+    try:
+        return "nothing to do" in stage.run("second", "migrate plans").log()
+    finally:
+        stage.query("DROP SCHEMA app CASCADE")
+
+
+@guarded_by("the_look_at_owners")
+def a_strangers_ledger_is_not_used(stage: Stage) -> bool:
+    stage.migrations(1)
+    name = f"low_{stage.query('SELECT current_database()')[0][0]}"
+    admin = stage.server.admin_url(stage.query("SELECT current_database()")[0][0])
+    run_query(admin, f"CREATE ROLE {name}")
+    run_query(
+        admin,
+        "CREATE TABLE startup_run (namespace text PRIMARY KEY);"
+        f" ALTER TABLE startup_run OWNER TO {name}; GRANT ALL ON startup_run TO PUBLIC",
+    )
+    try:
+        return stage.run("node", "migrate plans").code == 78
+    finally:
+        run_query(admin, f"DROP OWNED BY {name} CASCADE; DROP ROLE {name}")
+
+
+# ------------------------------------------------------------------------------- few connections, and no answers
+
+
+@guarded_by("giving_up_a_silent_server")
+def a_time_limit_holds_while_the_server_is_silent(stage: Stage) -> bool:
+    stage.held_up("migrate plans", "plans-start")
+    node = stage.start("limited", "migrate plans", STARTUP_LOCK_TIMEOUT="3")
+    node.until("runner holds it")
+    with frozen(stage.server):
+        wait_for_seconds(lambda: node.code is not None or _over(node), 20)
+        ended = node.code
+    return ended == 75
+
+
+def _over(node: Node) -> bool:
+    """Has it been at it for much longer than its limit?"""
+    return time.time() - node.path.stat().st_mtime > 8
+
+
+@guarded_by("letting_go_of_connections")
+def five_connections_are_enough_for_eight_nodes(stage: Stage) -> bool:
+    name = stage.query("SELECT current_database()")[0][0]
+    runner = stage.held_up("migrate plans", "plans-start")
+    run_query(stage.server.admin_url("postgres"), f"ALTER DATABASE {name} CONNECTION LIMIT 5")
+    nodes = [stage.start(f"n{number}", "migrate plans", STARTUP_DATABASE_TIMEOUT="8") for number in range(8)]
+    wait_for(lambda: all("runner holds it" in node.log() or node.code is not None for node in nodes))
+    stage.go("plans-start")
+    codes = [node.wait() for node in (runner, *nodes)]
+    run_query(stage.server.admin_url("postgres"), f"ALTER DATABASE {name} CONNECTION LIMIT -1")
+    return codes == [0] * 9
 
 
 # ----------------------------------------------------------------------------------------------- exactly once
