@@ -99,6 +99,8 @@ def _parameters(query: str) -> dict[str, list[str]]:
 def _postgresql(rest: str) -> Address:
     authority_and_path, _, query = rest.partition("?")
     authority, _, database = authority_and_path.partition("/")
+    if "@" in database or any("@" in pair.partition("=")[0] for pair in query.split("&")):
+        raise ValueError(f"a user name or password ends before its last @: {ENCODE}")
     userinfo, _, hosts = authority.rpartition("@")
     user, _, password = userinfo.partition(":")
     conninfo = {"user": _decode(user), "password": _decode(password), "dbname": _decode(database)}

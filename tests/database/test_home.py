@@ -376,3 +376,15 @@ def test_a_search_path_with_functions_of_a_strangers_hijacks_nothing(place: Plac
     ok(place.boot(app))
     ok(place.boot(app))
     assert place.trace() == ONCE
+
+
+def test_a_date_style_of_the_databases_or_the_environments_is_no_failure(place: Place) -> None:
+    app = place.role("app")
+    place.admin(f"ALTER DATABASE {place.database} SET datestyle = 'German'")
+    for style in ("", "SQL, DMY", "Postgres, MDY"):
+        for _ in range(2):
+            ok(place.boot(app, **({"PGDATESTYLE": style} if style else {})))
+    assert place.trace() == ONCE
+    place.image.write("migrations/0002_b.sql", "INSERT INTO public.trace SELECT '31.12.2020'::date::text;")
+    ok(place.boot(app))
+    assert "2020-12-31" in place.trace()

@@ -194,6 +194,7 @@ def session_settings(server_version: int, connect_arguments: dict[str, Any], sch
         "lock_timeout": "0",
         "idle_in_transaction_session_timeout": "0",
         "default_transaction_isolation": "read committed",
+        "datestyle": "ISO",  # its output alone, which is what we read: the order of days and months stays
     }
     if server_version >= 120000:
         settings["tcp_user_timeout"] = str(connect_arguments["tcp_user_timeout"])
