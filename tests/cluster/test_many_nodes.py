@@ -113,3 +113,16 @@ class TestTwoNamespacesOnOneSchema:
             assert sorted(project.trace()) == ["0001", "0002", "0003", "0004", "plans", "plans"]
             assert not [node for node in nodes if "interrupted" in node.log()]
             server.drop_database(name)
+
+
+def test_a_schema_of_the_roles_own_name_that_a_migration_makes_disturbs_no_node(project: Project, rounds: int) -> None:
+    """The search_path is "$user", public: from that migration on it leads elsewhere first."""
+    trace = "CREATE SCHEMA IF NOT EXISTS app; CREATE TABLE IF NOT EXISTS public.trace (n serial, what text, node text);"
+    project.migration("0001_schema", f"{trace} INSERT INTO public.trace (what) VALUES ('0001');")
+    project.migration("0002_more", "SELECT pg_sleep(0.2); INSERT INTO public.trace (what) VALUES ('0002');")
+    for _ in range(rounds):
+        nodes = [project.start(f"node{number}", "migrate plans command@once") for number in range(6)]
+        assert [node.wait(60) for node in nodes] == [0] * 6, nodes
+    assert project.trace() == ["0001", "0002", "plans"]
+    schemas = project.query("SELECT DISTINCT schemaname FROM pg_tables WHERE tablename ~ 'yoyo|startup_'")
+    assert schemas == [("public",)]
