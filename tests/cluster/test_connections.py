@@ -62,8 +62,8 @@ def test_a_full_pool_is_waited_for_beyond_the_databases_time_limit_and_told(
 def test_twenty_nodes_end_ready_where_the_server_admits_five(
     make_project: Callable[[str], Project], new_server: Callable[..., Server], limit: str
 ) -> None:
-    reserved = {"superuser_reserved_connections": "2", "max_wal_senders": "0"}
-    server = new_server(**reserved, max_connections="7" if limit == "server" else "50")
+    """Of a server's five, three are its superusers' own by default, so that two are left."""
+    server = new_server(max_wal_senders="0", max_connections="5" if limit == "server" else "50")
     database = server.new_database()
     if limit != "server":
         what = "ROLE app" if limit == "role" else f"DATABASE {database}"
