@@ -15,7 +15,7 @@ from startup.process.interrupts import Interrupts
 from startup.settings.settings import Settings
 
 #: With more nodes connected, or fewer connections to spare, one that waits keeps none between two looks.
-MOST_CONNECTED, LEAST_SPARE = 50, 10
+MOST_CONNECTED, LEAST_SPARE = 55, 10
 NICE = 10  # setpriority(2); on Linux a thread has its own
 
 
