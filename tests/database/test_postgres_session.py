@@ -728,3 +728,22 @@ class TestWhereTheConnectionLeads:
         monkeypatch.setenv("PGSERVICEFILE", str(tmp_path / "services"))
         url = f"postgresql://app:{PASSWORD}@/?service=tasks"
         assert connect(url=url).dead_peer_seconds == 32
+
+
+class TestAHomeThatWasRolledBack:
+    def test_is_made_again_and_locked_by_what_is_there_now(
+        self, connect: Connect, database_url: str, query: Query
+    ) -> None:
+        """The first to make tables may be told, at that, that somebody else has just done so."""
+        session = connect(url=database_url + "?schema=later")
+        with pytest.raises(ZeroDivisionError), session.transaction():
+            session.ensure_home("yoyo_lock")
+            raise ZeroDivisionError
+        assert session.tables("yoyo_lock") == {}
+        with session.transaction():
+            session.ensure_home("yoyo_lock")
+            session.execute("CREATE TABLE yoyo_lock (locked int)")
+        assert session.tables("yoyo_lock") == {"yoyo_lock": {"locked"}}
+        other = connect(url=database_url + "?schema=later")
+        assert other.tables("yoyo_lock")
+        assert session.try_lock_migrations() and not other.try_lock_migrations()

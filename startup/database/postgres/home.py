@@ -89,7 +89,7 @@ class Homes:
         known = self.found.get(family)
         schemas = [known[0]] if known else [self.decided] if self.decided else None
         places = _places(execute(_FIND, [schemas, list(names if known else family.names)]))
-        place = places[0] if known and places else self._choose(execute, family, places)
+        place = next(iter(places), None) if known else self._choose(execute, family, places)
         if place is None:
             return {}
         _require_plain(place)

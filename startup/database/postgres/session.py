@@ -254,10 +254,10 @@ class PostgresSession(Session):
         """See :meth:`startup.database.session.Session.ensure_home`. SettingError when this role may not."""
         self._wait_for_creation()
         family = family_of(name)
-        self.homes.look(self.execute, family, family.names)  # again, now that nobody else makes any
-        if family not in self.homes.found:
-            self.homes.found[family] = self._new_home()
-        path = self.dialect.quote(self.homes.found[family][0])  # for yoyo's own statements
+        found = self.homes.found
+        if not self.homes.look(self.execute, family, family.names):  # again, now that nobody else makes any
+            found[family] = self._new_home(found[family][0] if family in found else self._creation_schema())
+        path = self.dialect.quote(found[family][0])  # for yoyo's own statements
         self.execute("SELECT pg_catalog.set_config('search_path', %s, true)", [path])
 
     def _wait_for_creation(self) -> None:
@@ -275,11 +275,11 @@ class PostgresSession(Session):
                     f"(STARTUP_LOCK_TIMEOUT): {whom} holds it (pg_locks, locktype 'advisory')"
                 )
 
-    def _new_home(self) -> tuple[str, int]:
-        """The schema to make tables in; made too, where the address names it by ``?schema=``."""
+    def _new_home(self, schema: str) -> tuple[str, int]:
+        """*schema*, to make tables in; made too, where the address names it (an earlier try may be rolled back)."""
         import psycopg
 
-        schema, find = self._creation_schema(), "SELECT oid::bigint FROM pg_catalog.pg_namespace WHERE nspname = %s"
+        find = "SELECT oid::bigint FROM pg_catalog.pg_namespace WHERE nspname = %s"
         rows = self.execute(find, [schema])
         if not rows and schema and schema == self.address.schema:
             try:
