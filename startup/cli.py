@@ -51,9 +51,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     interrupts = Interrupts()
     interrupts.install()
     try:
-        module, _, function = arguments.verb.partition(".")
-        verb = getattr(importlib.import_module(f"startup.verbs.{module}"), function or module)
-        return int(verb(arguments, interrupts))
+        with interrupts.heeded():  # while a class is made, in an import too, what a signal's handler raises is wrapped
+            module, _, function = arguments.verb.partition(".")
+            verb = getattr(importlib.import_module(f"startup.verbs.{module}"), function or module)
+            return int(verb(arguments, interrupts))
     except StartupError as error:
         for fault in error.faults:
             log.fail(fault, exit_code=error.code)

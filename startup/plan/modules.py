@@ -30,6 +30,8 @@ def load(name: str, environ: dict[str, str]) -> Any:
     except Interrupted:
         raise
     except (Exception, SystemExit) as error:
+        if isinstance(error.__cause__, Interrupted):  # as Python before 3.12 gives what is raised in __set_name__
+            raise error.__cause__ from None
         raise ImportError(f"it cannot be imported: {type(error).__name__}: {error}{place(error)}") from error
 
 

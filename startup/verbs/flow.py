@@ -49,7 +49,8 @@ def _phase(name: str, app: int, state: State, interrupts: Interrupts) -> int:
             from startup.run.stop import run_stop_tasks
 
             return run_stop_tasks(name, settings, interrupts)
-        return _start_phase(name, app, settings, state, interrupts)
+        with interrupts.heeded():
+            return _start_phase(name, app, settings, state, interrupts)
     except StartupError as error:
         wrong_setting = isinstance(error, SettingError)
         reason = "; ".join(error.faults) if wrong_setting else str(error).partition("\n")[0]

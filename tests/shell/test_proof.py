@@ -102,6 +102,30 @@ def test_a_stop_signal_that_a_task_swallows_is_heeded_at_its_end(startup: Any, w
     assert not (startup.directory / "after").exists()
 
 
+@pytest.mark.parametrize("module", ["", "tasks"], ids=["in a task", "while a module is imported"])
+def test_a_stop_signal_that_comes_while_a_class_is_made_is_no_failure(
+    startup: Any, wait_until: Any, module: str
+) -> None:
+    """Before Python 3.12 what is raised in __set_name__, as in that of a dataclass' fields, comes as a RuntimeError."""
+    made = (
+        "class Waits:\n"
+        "    def __set_name__(self, owner, name):\n"
+        "        open('here', 'w').close()\n"
+        "        import time; time.sleep(60)\n"
+        "class Owner:\n    field = Waits()\n"
+    )
+    if module:
+        startup.write("tasks.py", made)
+    else:
+        startup.write("made.py", made)
+        write(startup, "import made")
+    process = startup.start("init", **LIST, STARTUP_TASKS="ends@local", STARTUP_MODULE=module)
+    wait_until((startup.directory / "here").exists)
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate(timeout=20)
+    assert process.returncode == 143, said
+
+
 def test_a_time_limit_that_a_task_swallows_is_a_failure(startup: Any) -> None:
     write(startup, "\n    try:\n        time.sleep(60)\n    except:\n        pass")
     done = startup("init", **LIST, STARTUP_TASKS="ends@local after@local", STARTUP_TIMEOUT="0.5")

@@ -57,3 +57,30 @@ def test_a_verb_imports_no_other_that_it_does_not_need(verb: tuple[str, ...], mo
     )
     assert done.returncode == 0, done.stderr
     assert set(re.findall(r"startup\.verbs\.(\w+)", done.stderr)) == modules
+
+
+STOPPED_WHILE_IT_IMPORTS = """
+import os, signal, sys
+sys.path.insert(0, sys.argv[1])
+from startup import cli
+
+class Told:
+    def __set_name__(self, owner, name):
+        os.kill(os.getpid(), signal.SIGTERM)
+
+def make_a_class(name):
+    class Owner:
+        field = Told()
+
+cli.importlib.import_module = make_a_class
+sys.exit(cli.main(["init"]))
+"""
+
+
+def test_a_stop_signal_while_a_verb_is_imported_is_no_defect() -> None:
+    """The fields of a dataclass have a __set_name__, and before Python 3.12 what that raises comes as a RuntimeError."""
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", STOPPED_WHILE_IT_IMPORTS, str(ROOT)], capture_output=True, text=True
+    )
+    assert done.returncode == 143, done.stderr
+    assert done.stderr == "startup: error: stopped by SIGTERM\n"
