@@ -78,7 +78,7 @@ sys.exit(cli.main(["init"]))
 
 
 def test_a_stop_signal_while_a_verb_is_imported_is_no_defect() -> None:
-    """The fields of a dataclass have a __set_name__, and before Python 3.12 what that raises comes as a RuntimeError."""
+    """A dataclass' fields have a __set_name__, and before Python 3.12 what that raises comes as a RuntimeError."""
     done = subprocess.run(
         [sys.executable, "-I", "-c", STOPPED_WHILE_IT_IMPORTS, str(ROOT)], capture_output=True, text=True
     )
