@@ -1,16 +1,12 @@
 #!/bin/sh
 # A container ENTRYPOINT, for any image's command:
 #   start the app in the background -> ping it until it answers -> run the startup tasks -> stay as its parent
-#   ENTRYPOINT ["startup-entrypoint"]     with any CMD, unchanged
-#   docker run IMAGE startup VERB ...     one verb of the Python module, then exit
-#   docker run -it IMAGE bash             a bare shell at a terminal is exec'ed, like all under STARTUP_ENABLED=false
-# The settings are STARTUP_* variables: see the README. Names are in lower case, so that none is an app's variable.
-# A test may have the functions alone: `set -- :functions; . entrypoint.sh`.
-# shellcheck disable=SC2317,SC2329,SC3067,SC3045,SC3040,SC3028,SC2154  # what traps call; test -O, in all; bash's own
+# Names are in lower case: none is an app's. A test may have the functions alone: `set -- :functions; . entrypoint.sh`.
+# shellcheck disable=SC2317,SC2329,SC3067,SC3045,SC3040,SC3028,SC2154,SC2064,SC2174,SC2046,SC2059  # what traps call; test -O in all; bash's own
 set -u
 
 main() {
-    trap_signals
+    trap_signals && trap on_exit EXIT
     look_at_own_process
     leave_the_flow_for_one_offs "$@"
     open_events
@@ -25,7 +21,6 @@ main() {
 }
 
 # ------------------------------------------------------------------------------------------------ the flow
-
 run_pre_start() {
     has_tasks pre_start "${STARTUP_PRE_START:-none}" || return 0
     tell phase 'running the pre_start tasks'
@@ -39,12 +34,11 @@ start_app() {
     [ -z "$stop_signals" ] ||
         conclude $((128 + ${stop_signals##* })) "stopped by signal ${stop_signals##* } before the app was started"
     # The shell would give a background child /dev/null as its stdin: a copy of ours goes around that.
-    spare=9
+    spare=9 stdin=
     while [ "$spare" -gt 2 ] && [ -e "/proc/$$/fd/$spare" ]; do spare=$((spare - 1)); done
-    stdin="<&$spare $spare<&-"
     case $closed,$spare in
-    *'<&-'* | *,2) stdin= ;; # it is closed; or seven descriptors were handed in: rather they than stdin
-    *) eval "exec $spare<&0" ;;
+    *'<&-'* | *,2) ;; # it is closed; or seven descriptors were handed in: rather they than stdin
+    *) stdin="<&$spare $spare<&-" && eval "exec $spare<&0" ;;
     esac
     { eval "exec $stdin $closed $no_events" && launch "$@"; } &
     app=$!
@@ -58,11 +52,7 @@ ping_then_run_tasks() {
     run_module post_start
     case $module_code,$stop_signals in 0,) [ -e "$state/failed" ] || { tell phase ready && tell ready "$$"; } ;; esac
     stage=waiting # not before: a stop signal's `stopping` must not be followed by `ready`
-    case $module_code,$stop_signals in
-    0, | "$app_ended", | "$app_ended_unanswered",) ;;
-    *,) end_app ;;
-    *) stop_app ;;
-    esac
+    case $module_code,$stop_signals in 0, | "$app_ended", | "$app_ended_unanswered",) ;; *,) end_app ;; *) stop_app ;; esac
 }
 
 wait_for_the_app() {
@@ -83,6 +73,7 @@ finish() {
     ended="the app ended$how with $words"
     case $module_code,$code,$stop_signals in
     0,*) conclude "$code" "$ended" ;;
+    "$app_ended,0,") text=$(reason '; ') && text=${text#; *; } && conclude 0 "$ended${text:+; ${text%; the app*}}" ;;
     "$app_ended_unanswered,0,") conclude 70 "the app ended with exit code 0, $(reason) (exit code 70)" error ;;
     "$app_ended",* | "$app_ended_unanswered",*) conclude "$code" "$ended$(reason ', ')" ;;
     *,\ *) conclude "$code" "$ended, before the startup was done" ;;
@@ -90,7 +81,7 @@ finish() {
     fail "$module_code" 'the app was stopped'
 }
 
-# usage: run_module PHASE; its exit code is left in $module_code (of pre_start and post_start only).
+# usage: run_module PHASE; the exit code of a *_start one is left in $module_code
 run_module() {
     phase=$1
     module _phase "$1" --state "$state" --app "$app" </dev/null >&2 &
@@ -105,12 +96,12 @@ run_module() {
 prove() {
     proof='' doing=starting
     read -r proof 2>/dev/null <"$state/proof"
-    case $proof,$module_code,$state in "$1",* | *,12[679],* | *,1[3-6]?,* | *,) return 0 ;; esac
+    case $proof,$module_code,$state in "$1",* | *,12[679],* | *,1[3-6]?,* | *,/dev/null) return 0 ;; esac
+    [ "$module_code" -ne 1 ] || [ -e "$state/log" ] || { module_code=127 && return 0; } # it never began: no such package
     read -r doing 2>/dev/null <"$state/phase"
     tell reason "the startup module was ended with exit code $module_code by a task (os._exit, exec), while ${doing%,}"
     module_code=70
 }
-
 end_helper() { until_executed "$helper"; kill -TERM "$helper" 2>/dev/null; }
 
 module() {
@@ -121,11 +112,9 @@ module() {
 
 # STARTUP_PYTHON, else the one that the package was installed with, else python3.
 find_python() {
-    python=${STARTUP_PYTHON:-}
-    if [ -z "$python" ] && [ -f "$here/startup" ]; then
-        read -r shebang <"$here/startup"
-        case $shebang in '#!'*python*) python=${shebang#??} ;; esac
-    fi
+    python=${STARTUP_PYTHON:-} shebang=
+    [ -n "$python" ] || [ ! -f "$here/startup" ] || read -r shebang <"$here/startup"
+    case $shebang in '#!'*python*) python=${shebang#??} ;; esac
     : "${python:=python3}"
     command -v "$python" >/dev/null ||
         refuse "STARTUP_PYTHON is '${STARTUP_PYTHON:-}': '$python' is not there; set it to a Python 3.10 or newer"
@@ -138,8 +127,8 @@ has_tasks() {
     return 1
 }
 
-# The app must see what it would see without us. A background child of a shell has SIGINT and SIGQUIT ignored, and
-# shells change the environment: GNU env mends both in 1 ms; where it cannot, startup/launch.py does.
+# A background child of a shell has SIGINT and SIGQUIT ignored, and shells change the environment: GNU env mends both in
+# 1 ms; where it cannot, startup/launch.py does.
 choose_launcher() {
     launcher=python
     case $terminal,$group,$1 in *leader*,* | *,true,* | *=*) return 0 ;; esac
@@ -147,19 +136,18 @@ choose_launcher() {
     shells="$shells|PWD|RANDOM|SECONDS|SHELLOPTS|SHLVL|SRANDOM|DIRSTACK|EPOCH.*|HIST.*|PIPESTATUS|TMOUT|_"
     shells="^(($shells)=|[^=]*[^A-Z0-9_=]|[^A-Z_])"
     odd=$(env --default-signal=INT,QUIT LC_ALL=C grep -czE "$shells" "/proc/$$/environ" 2>/dev/null)
-    if [ "$odd" = 0 ]; then launcher='env'; fi
+    [ "$odd" != 0 ] || launcher='env'
 }
 
 # STARTUP_LAUNCHING is no variable: until_executed knows the launcher by it.
 launch() {
     if [ "$launcher" = env ]; then
-        if [ $((ignored & 2)) -eq 0 ]; then set -- --default-signal=INT,QUIT "$@"; fi
+        [ $((ignored & 2)) -ne 0 ] || set -- --default-signal=INT,QUIT "$@"
         exec env -u STARTUP_LAUNCHING -u STARTUP_DATABASE_URL -u PWD -u OLDPWD -u SHLVL -u _ "$@"
     fi
     set -- STARTUP_LAUNCHING "$$" "$ignored" "$terminal" "$group" "$@"
-    # By its file, where that is found: without site and a search for the package it starts in half the time.
     case $python in */*) lib=${python%/*}/../lib ;; *) lib=/nonexistent ;; esac
-    for dir in "$here" "$lib"/python3*/site-packages; do
+    for dir in "$here" "$lib"/python3*/site-packages; do # by its file it starts in half the time
         if [ -f "$dir/startup/launch.py" ]; then exec "$python" -I -S "$dir/startup/launch.py" "$@"; fi
     done
     exec "$python" -I -m startup.launch "$@"
@@ -167,34 +155,23 @@ launch() {
 
 # An app that cannot be started is told before anything is done for it.
 find_app() {
-    found=127 where=''
-    case $1 in
-    */*)
-        [ ! -e "$1" ] || found=126
-        [ ! -f "$1" ] || [ ! -x "$1" ] || found=0
-        ;;
-    *)
-        where=" in PATH, which is ${PATH-unset}"
-        ifs=$IFS IFS=:
-        for dir in ${PATH-/bin:/usr/bin}; do
-            [ "$found" -eq 0 ] || [ ! -f "${dir:-.}/$1" ] || found=126
-            [ "$found" -ne 126 ] || [ ! -x "${dir:-.}/$1" ] || found=0
-        done
-        IFS=$ifs
-        ;;
-    esac
-    case $found in
-    127) conclude 127 "the app was not found: there is no '$1'$where (exit code 127)" error ;;
-    126) conclude 126 "the app cannot be executed: '$1' is not an executable file$where (exit code 126)" error ;;
-    esac
+    found=127 where='' path=/
+    case $1 in */*) [ ! -e "$1" ] || found=126 ;; *) path=${PATH-/bin:/usr/bin} where=" in PATH, which is ${PATH-unset}" ;; esac
+    ifs=$IFS IFS=: path=$path: # an empty last element counts, as in execvp(3)
+    for dir in $path; do
+        case $1 in */*) file=$1 ;; *) file=${dir:-.}/$1 ;; esac
+        [ "$found" -eq 0 ] || [ ! -f "$file" ] || found=126
+        [ "$found" -ne 126 ] || [ ! -f "$file" ] || [ ! -x "$file" ] || found=0
+    done
+    IFS=$ifs
+    [ "$found" -ne 127 ] || conclude 127 "the app was not found: there is no '$1'$where (exit code 127)" error
+    [ "$found" -eq 0 ] || conclude 126 "the app cannot be executed: '$1' is not an executable file$where (exit code 126)" error
 }
 
 # --------------------------------------------------------------------------------------- signals, waiting, ending
-
 # usage: trap_signals [ACTION]; on_signal by default
 trap_signals() {
-    # shellcheck disable=SC2064  # the number is meant now
-    for signal in $signals $job_control; do trap "${1-on_signal $signal}" "$signal"; done
+    for signal in $signals $job_control; do trap "${1-on_signal $signal}" "$signal"; done # the number is meant now
 }
 
 on_signal() {
@@ -205,7 +182,7 @@ on_signal() {
     esac
 }
 
-# TERM, INT and QUIT end what is running, then reach the app. A second one ends the waiting. What traps run asks by `case`:
+# TERM, INT and QUIT end what is running, then reach the app; a second one ends the waiting. What traps run asks by `case`:
 # in dash and busybox a test is false when another trap comes between it and what depends on it.
 on_stop_signal() {
     case $terminal,$1,$app in shared,[23],?*) return 0 ;; esac # Ctrl-C: the terminal sends it to the app as well
@@ -219,7 +196,7 @@ on_stop_signal() {
 stop_app() {
     case $stopping,$app in 1,* | *,) return 0 ;; esac
     stopping=1 && tell phase stopping
-    if [ -n "$state" ]; then rm -f "$state/ready"; fi
+    [ ! -e "$state/ready" ] || true >"$state/ready" # no fork before the signals: at the pids limit it would end us
     if has_tasks pre_stop "${STARTUP_PRE_STOP:-none}"; then run_module pre_stop; fi
     passed_on=1 how=" (after signal$stop_signals was passed on)"
     for signal in $stop_signals; do to_app "$signal"; done
@@ -234,13 +211,12 @@ to_app() {
 
 # usage: until_executed PID; until it is no copy of this shell, and no launcher, any more
 until_executed() {
-    own_command='' tries=0
+    own_command='' nameless=0 # an app may have emptied its own command line; within execve(2) it is empty for a moment
     read -r own_command 2>/dev/null <"/proc/$$/cmdline"
-    while [ "$tries" -lt 50 ] && [ -e "/proc/$1/exe" ]; do
+    while [ "$nameless" -lt 50 ] && [ -e "/proc/$1/exe" ]; do
         command=
         read -r command 2>/dev/null <"/proc/$1/cmdline"
-        case $command in '' | "$own_command" | *STARTUP_LAUNCHING*) ;; *) return ;; esac
-        tries=$((tries + 1))
+        case $command in '') nameless=$((nameless + 1)) ;; "$own_command" | *STARTUP_LAUNCHING*) ;; *) return ;; esac
         sleep 0.01
     done
 }
@@ -253,8 +229,8 @@ on_child() {
     esac
 }
 
-# bash, unlike the others, loses signals and exit codes that coincide in its wait(1). There it sits in read(1), on a pipe
-# of its own into which signals write: what a trap does within read(1) must not read.
+# bash loses signals and exit codes that coincide in its wait(1). There it sits in read(1), on a pipe of its own into which
+# signals write: what a trap does within read(1) must not read.
 open_events() {
     [ "${BASHPID:-}" = "$$" ] || return 0 # not BASH_VERSION, which another shell may have been handed in
     trap - CHLD                           # it would come within a $(...), over which bash trips then
@@ -295,10 +271,10 @@ end_app() {
     to_app 15
     limit=${STARTUP_STOP_TIMEOUT:-10}
     [ ! -e "$state/stop_timeout" ] || read -r limit <"$state/stop_timeout"
-    case $limit in 0 | *[!0-9.]*) return 0 ;; esac
+    case $limit in *[!0-9.]*) return 0 ;; *[1-9]*) ;; *) return 0 ;; esac # 0, 0.0: no limit
     (
         trap 'kill "$!"; exit' TERM
-        sleep "$limit" & wait "$!" && kill -KILL "$app"
+        sleep "$limit" & wait "$!" && kill -KILL "$whole$app"
     ) </dev/null >/dev/null 2>&1 &
     timer=$!
 }
@@ -315,9 +291,10 @@ end_leftovers() {
 
 # usage: fail CODE WHAT_BECAME_OF_THE_APP
 fail() {
+    no_module="'$python' (STARTUP_PYTHON) could not run the module: it must be a Python from 3.10 on that has startup-tasks"
     case $1 in
     69 | 70 | 75 | 78 | 124) conclude "$1" "$(reason); $2 (exit code $1)" error ;;
-    127 | 126) conclude 78 "the Python module could not be run with '$python' (STARTUP_PYTHON); $2 (exit code 78)" error ;;
+    127 | 126) conclude 78 "$no_module; $2 (exit code 78)" error ;;
     esac
     in_words "$1"
     conclude 70 "the startup module ended with $words; $2 (exit code 70)" error
@@ -325,15 +302,26 @@ fail() {
 
 # usage: conclude CODE TEXT [LEVEL]; who ended it and why, as the last line, for `result` and for Kubernetes.
 conclude() {
+    code=$1
     tell result "$2"
     tell phase "ended: $2"
-    if [ -n "$state" ]; then rm -f "$state/ready"; fi
     if [ -w /dev/termination-log ]; then printf '%s\n' "$2" >/dev/termination-log; fi
     say "${3:-info}" "$2" "$1"
+    [ ! -e "$state/ready" ] || rm -f "$state/ready"
     exit "$1"
 }
-
 refuse() { conclude 78 "$1 (exit code 78)" error; }
+
+# However this shell ends, "Cannot fork" at the pids limit too, the app is told, and its end waited for.
+on_exit() {
+    case $app in '') exit "$code" ;; esac
+    for signal in ${stop_signals:-15}; do kill "-$signal" "$whole$app" 2>/dev/null; done
+    wait_for "$app"
+    code=$?
+    tell result "no process could be started any more; the app ended with exit code $code"
+    [ -n "$stop_signals" ] || code=70
+    exit "$code"
+}
 
 # usage: reason [SEPARATOR]; what the module wrote down of why it ended
 reason() {
@@ -354,11 +342,10 @@ in_words() {
 # usage: say LEVEL TEXT [EXIT_CODE]; in the same form as startup/log.py does
 say() {
     format=${STARTUP_LOG_FORMAT:-text} level=${STARTUP_LOG_LEVEL:-info} node=${STARTUP_NODE:-}
-    if [ -e "$state/log" ]; then read -r format level node <"$state/log"; fi # as dotenv files have it
+    [ ! -e "$state/log" ] || read -r format level node <"$state/log" # as dotenv files have it
     case $level,$1 in error,info | error,warning | warning,info) return 0 ;; esac
+    case $2 in *[[:cntrl:]]*) set -- "$1" "$(no_controls "$2")" "${3:-}" ;; esac # no line can be forged
     trap '' PIPE # a reader that went away must not look like a signal for the app
-    prefix=startup: colour='' plain=''
-    [ "$1" = info ] || prefix="startup: $1:"
     if [ "$format" = json ]; then
         [ -n "$node" ] || read -r node 2>/dev/null </proc/sys/kernel/hostname
         now=$(date -u +%Y-%m-%dT%H:%M:%S.%3N)
@@ -367,41 +354,45 @@ say() {
             "$now" "$1" "$(json_text "$2")" "$(json_text "$node")" '"event.dataset": "startup"' \
             "${phase:+, \"startup.phase\": \"$phase\"}" "${3:+, \"process.exit_code\": $3}" >&2
     else
-        if [ -t 2 ] && [ -z "${NO_COLOR:-}" ]; then
-            case $1 in error) colour='\033[31m' ;; warning) colour='\033[33m' ;; esac
-            plain=${colour:+'\033[0m'}
-        fi
-        # shellcheck disable=SC2059  # escapes of our own
-        printf "$colour%s %s$plain\n" "$prefix" "$2" >&2
+        colour='' prefix=startup:
+        case $1 in error) colour=31 ;; warning) colour=33 ;; esac
+        [ "$1" = info ] || prefix="startup: $1:"
+        [ -t 2 ] && [ -z "${NO_COLOR:-}" ] || colour=''
+        printf "${colour:+\033[${colour}m}%s %s${colour:+\033[0m}\n" "$prefix" "$2" >&2
     fi
     trap 'on_signal 13' PIPE
 }
 
-# usage: json_text TEXT; as it stands between the quotes of a JSON string (RFC 8259, section 7), controls as spaces
-json_text() { printf '%s' "$1" | LC_ALL=C tr '\000-\037\177' ' ' | LC_ALL=C sed 's/[\\"]/\\&/g'; }
+# usage: json_text TEXT; as it stands between the quotes of a JSON string (RFC 8259, section 7), in valid UTF-8 (RFC 3629)
+json_text() {
+    t='[\200-\277]' # and the first bytes that one, two or three of these may follow
+    valid="[\302-\337]$t|\340[\240-\277]$t|[\341-\354\356\357]$t$t|\355[\200-\237]$t"
+    valid="$valid|\360[\220-\277]$t$t|[\361-\363]$t$t$t|\364[\200-\217]$t$t"
+    # marked, so that what is not between two marks can become U+FFFD
+    valid=$(printf "s/$valid/\001&\002/g; s/(^|[\002-\177])[\200-\377]+/\\\\1\357\277\275/g; s/[\001\002]//g")
+    no_controls "$1" | LC_ALL=C sed -E "$valid; s/[\\\\\"]/\\\\&/g"
+}
+no_controls() { printf '%s' "$1" | LC_ALL=C tr '\000-\037\177' ' '; }
 
 # ---------------------------------------------------------------------------- one-offs, the process, its state
-
 leave_the_flow_for_one_offs() {
     case $# in 0) make_state_dir && refuse "$no_command" ;; esac
     case ${STARTUP_ENABLED:-true} in
     true | 1 | yes | on) ;;
-    false | 0 | no | off) exec_directly "$@" ;;
+    false | 0 | no | off) case $*,$# in 'startup health,2') printf 'disabled\n' && exit ;; *) exec_directly "$@" ;; esac ;;
     *) make_state_dir && refuse "STARTUP_ENABLED is '$STARTUP_ENABLED': it must be true, false, 1, 0, yes, no, on or off" ;;
     esac
     case ${1##*/},${2:-},$# in
-    sh,,1 | ash,,1 | bash,,1 | dash,,1 | ksh,,1 | zsh,,1 | fish,,1 | *sh,-l,2 | *sh,-i,2 | bash,--login,2)
-        if [ -t 0 ]; then exec_directly "$@"; fi
-        ;;
+    sh,,1 | [akz]sh,,1 | [bd]ash,,1 | fish,,1 | *sh,-[il],2 | bash,--login,2) [ ! -t 0 ] || exec_directly "$@" ;;
     esac
-    case $1,${2:-},$# in startup,health,2) tell_health ;; esac # also where Python is broken
     [ "$1" = startup ] || return 0
+    case ${2:-},$# in health,2) tell_health ;; esac # also where Python is broken
     shift && find_python
     module "$@"
 }
 
 exec_directly() {
-    added=
+    added='' && unset STARTUP_DATABASE_URL
     for name in PWD OLDPWD SHLVL; do # what the shell has added
         tr '\0' '\n' <"/proc/$$/environ" | grep -q "^$name=" || { unset "$name" && added=$name; }
     done
@@ -411,9 +402,8 @@ exec_directly() {
 
 # shellcheck disable=SC2086  # several words are meant
 look_at_own_process() {
-    # Other processes' output must never land in a file that took the place of a closed stderr.
     [ -e "/proc/$$/fd/0" ] || [ ! -d "/proc/$$/fd" ] || closed='<&-'
-    true >&2 || { closed="$closed 2>&-" && exec 2>/dev/null; }
+    true >&2 || { closed="$closed 2>&-" && exec 2>/dev/null; } # or others' output lands in a file that took its place
     case ${STARTUP_SIGNAL_GROUP:-false} in true | 1 | yes | on) group=true whole=- ;; esac
     [ -r "/proc/$$/stat" ] || return 0
     read -r stat <"/proc/$$/stat" # short, as dash reads byte by byte
@@ -421,43 +411,52 @@ look_at_own_process() {
     started=${20} ignored=${31}
     if [ "$5" -eq 0 ] || [ "$3" != "$6" ]; then return 0; fi
     trap - $job_control && job_control= # the terminal's own
-    case $4,$group in
-    "$$",*) terminal=leader && trap on_child CHLD ;;
-    *,false) terminal=shared ;;
-    esac
+    case $4,$group in "$$",*) terminal=leader && trap on_child CHLD ;; *,false) terminal=shared ;; esac
 }
 
 make_state_dir() {
     if [ -n "${STARTUP_STATE_DIR:-}" ]; then
         claim_state_dir "$STARTUP_STATE_DIR" && return
-        refuse "STARTUP_STATE_DIR is '$STARTUP_STATE_DIR': it must be a directory that can be made and written"
+        refuse "STARTUP_STATE_DIR is '$STARTUP_STATE_DIR': it must be a directory that can be made and written, ours or root's"
     fi
-    while read -r key uid _ && [ "$key" != Uid: ]; do :; done 2>/dev/null <"/proc/$$/status"
+    uid_of "$$"
     for dir in /run/startup "${TMPDIR:-/tmp}/startup-$uid" "/tmp/startup-$uid" "/dev/shm/startup-$uid"; do
         for name in "$dir" "$dir-$$"; do
-            if ! is_live "$name" && claim_state_dir "$name"; then return; fi
+            if [ ! -L "$name" ] && ! is_live "$name" && claim_state_dir "$name"; then return; fi
         done
     done
     say warning "no place for the state was found (/run/startup, \$TMPDIR, /tmp, /dev/shm): 'health' cannot tell a thing"
 }
 
-# usage: claim_state_dir DIRECTORY; everybody may read it (docker exec --user), we alone may write.
+# usage: claim_state_dir DIRECTORY; everybody may read it (docker exec --user), we alone may write. What a last run left in
+# it is made anew, so that no link is followed.
 claim_state_dir() {
-    # shellcheck disable=SC2174  # of the deepest alone, as meant
-    [ -d "$1" ] || mkdir -p -m 755 "$1" 2>/dev/null || return 1
-    case $1 in "${STARTUP_STATE_DIR:-/run/startup}") ;; *) { [ -O "$1" ] && [ ! -L "$1" ]; } || return 1 ;; esac
-    taken=$1
-    for file in pid phase ready failed result reason proof log pre_stop post_stop stop_timeout; do
-        [ ! -e "$taken/$file" ] || set -- "$@" "$taken/$file"
-    done
-    shift
-    [ "$#" -eq 0 ] || rm -f -- "$@" 2>/dev/null # of the container's last run
-    { printf '%s %s\n' "$$" "$started" >"$taken/pid"; } 2>/dev/null || return 1
-    state=$taken
+    if [ -d "$1" ]; then
+        is_trusted "$1" || return 1
+        (
+            CDPATH='' cd -- "$1" || exit
+            [ -n "${STARTUP_STATE_DIR:-}" ] || [ ! -O . ] || chmod go-w . || exit # with our name: it is ours alone
+            exec rm -f pid phase ready failed result reason proof log pre_stop post_stop stop_timeout
+        ) 2>/dev/null || return 1
+    elif ! mkdir -p -m 755 "$1" 2>/dev/null || ! is_trusted "$1"; then
+        return 1
+    fi
+    { printf '%s %s\n' "$$" "$started" >"$1/pid"; } 2>/dev/null || return 1
+    state=$1
 }
+
+# usage: is_trusted DIRECTORY; only we, root, and the user $uid may have made what is in it
+is_trusted() {
+    [ ! -O "$1" ] || return 0
+    set -- $(LC_ALL=C ls -ldn -- "$1" 2>/dev/null)
+    case ${3:-} in 0 | "$uid") ;; *) return 1 ;; esac
+}
+# usage: uid_of PID; its effective user's number is left in $uid
+uid_of() { while read -r key _ uid _ && [ "$key" != Uid: ]; do :; done 2>/dev/null <"/proc/$1/status"; }
 
 # usage: is_live DIRECTORY; is it the state of an entrypoint that runs now? Pids are used again: the start time tells.
 is_live() {
+    [ -f "$1/pid" ] || return 1 # a FIFO would be waited for
     read -r pid since 2>/dev/null <"$1/pid" || return 1
     read -r stat 2>/dev/null <"/proc/$pid/stat" || return 1
     # shellcheck disable=SC2086
@@ -467,10 +466,12 @@ is_live() {
 
 tell_health() {
     code=1
-    [ -n "${STARTUP_STATE_DIR:-}" ] || set -- "${TMPDIR:-/tmp}"/startup-* /tmp/startup-* /dev/shm/startup-*
+    [ -n "${STARTUP_STATE_DIR:-}" ] ||
+        set -- /run/startup-* "${TMPDIR:-/tmp}"/startup-* /tmp/startup-* /dev/shm/startup-*
+    uid_of 1
     for state in "${STARTUP_STATE_DIR:-/run/startup}" "$@"; do
-        is_live "$state" || continue
-        [ ! -e "$state/ready" ] || code=0 # written after the phase, so read before it
+        if ! is_trusted "$state" || ! is_live "$state"; then continue; fi
+        [ ! -s "$state/ready" ] || code=0 # written after the phase, so read before it
         [ ! -e "$state/phase" ] || read -r phase <"$state/phase"
         printf '%s\n' "${phase:-starting}"
         exit "$code"
@@ -480,16 +481,15 @@ tell_health() {
 
 # usage: tell FILE TEXT; for the health verb and for people
 tell() {
-    [ -n "$state" ] || return 0
+    if [ -L "$state/$1" ] || [ -p "$state/$1" ]; then return 0; fi
     { printf '%s\n' "$2" >"$state/$1"; } 2>/dev/null || :
 }
 
-app_ended=3            # the module's exit code: the app ended while tasks were left
-app_ended_unanswered=4 # the same, and it had not answered an explicit ping
+app_ended=3 app_ended_unanswered=4 # the module's exit codes: while tasks were left; without an answer to an explicit ping
 # All but KILL and STOP, CHLD, and those that a fault of the shell's own would raise (ILL TRAP BUS FPE SEGV).
 signals='1 2 3 6 10 12 13 14 15 16 18 23 24 25 26 27 28 29 30 31 34 35 36 37 38 39 40 41 42 43 44 45 46 47 48 49 50 51'
 signals="$signals 52 53 54 55 56 57 58 59 60 61 62 63 64"
-job_control='20 21 22' state='' here=. group=false whole='' terminal='' closed='' no_events='' ignored=0 uid=0 started=0
+job_control='20 21 22' state=/dev/null here=. group=false whole='' terminal='' closed='' no_events='' ignored=0 uid=0 started=0
 no_command='no command was given: an image that sets ENTRYPOINT loses the CMD of its base image and must repeat it'
 case $0 in */*) here=${0%/*} ;; esac
 

@@ -8,13 +8,18 @@ entrypoint.sh writes the same.
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import re
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 logger = logging.getLogger("startup")
 
@@ -66,15 +71,43 @@ def redact(text: str) -> str:
     return _PASSWORD.sub(rf"\1{MASK}@", text)
 
 
-def redact_all(value: object) -> object:
-    """Every text in *value* (dicts and lists, as json knows them) without any secret."""
+#: What would move a terminal's cursor, forge a line, or turn the order of letters around; half a surrogate pair.
+_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def plain(text: str) -> str:
+    """*text* on one line: control characters of others, and bytes that are no UTF-8, as Python escapes them."""
+    return _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
+def plain_lines(text: str) -> str:
+    """The same for a text of several lines, which stay apart."""
+    return "\n".join(map(plain, text.splitlines()))
+
+
+def each_text(value: object, change: Callable[[str], str]) -> Any:
+    """Every text in *value* (dicts and lists, as json knows them) as *change* makes it."""
     if isinstance(value, str):
-        return redact(value)
+        return change(value)
     if isinstance(value, dict):
-        return {name: redact_all(one) for name, one in value.items()}
+        return {name: each_text(one, change) for name, one in value.items()}
     if isinstance(value, list | tuple):
-        return [redact_all(one) for one in value]
+        return [each_text(one, change) for one in value]
     return value
+
+
+def redact_all(value: object) -> object:
+    """Every text in *value* without any secret."""
+    return each_text(value, redact)
+
+
+class _Patient(io.FileIO):
+    """stderr, ours and the tasks': what cannot be written (a full disk, pipe; no reader) is given up, not the app."""
+
+    def write(self, data: Any) -> int:
+        with suppress(OSError):
+            return super().write(data) or len(data)
+        return len(data)
 
 
 class TextFormatter(logging.Formatter):
@@ -89,7 +122,7 @@ class TextFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         level = "" if record.levelno == logging.INFO else record.levelname.lower() + ": "
         # each line of a longer text has the prefix too, so that a reader of mixed output knows whose it is
-        message = "\nstartup:   ".join(redact(record.getMessage()).splitlines())
+        message = "\nstartup:   ".join(map(plain, redact(record.getMessage()).splitlines()))
         line = f"startup: {level}{message}"
         if self._colour and record.levelno in self._colours:
             return f"\033[{self._colours[record.levelno]}m{line}\033[0m"
@@ -123,7 +156,8 @@ class JsonFormatter(logging.Formatter):
                 event["event.duration"] = round(value * 1e9)  # ECS: in nanoseconds
             elif value is not None:
                 event[f"startup.{name}"] = redact_all(value)
-        return json.dumps(event, ensure_ascii=False, default=str)
+        line = json.dumps(event, ensure_ascii=False, default=str)
+        return _CONTROL.sub(lambda found: f"\\u{ord(found[0]):04x}" if found[0] < "\ud800" else "\ufffd", line)
 
 
 def configure(level: str = "info", form: str = "text", node: str = "") -> None:
@@ -131,7 +165,9 @@ def configure(level: str = "info", form: str = "text", node: str = "") -> None:
 
     Bears any value: a wrong one is the settings' to tell, and the default stands in until then.
     """
-    # a closed stderr is None
+    if sys.stderr is not None and sys.stderr is sys.__stderr__:  # None: closed
+        raw = _Patient(2, "w", closefd=False)
+        sys.stderr = io.TextIOWrapper(io.BufferedWriter(raw), "utf-8", "backslashreplace", line_buffering=True)
     colour = sys.stderr is not None and sys.stderr.isatty() and not os.environ.get("NO_COLOR")
     handler = logging.StreamHandler(sys.stderr)
     node = node or os.environ.get("STARTUP_NODE") or os.uname().nodename

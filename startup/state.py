@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 
 from startup import log
@@ -19,8 +20,11 @@ class State:
             return
         path = os.path.join(self.directory, name)
         try:
-            with open(f"{path}.new", "w", encoding="utf-8") as file:
-                file.write(" ".join(log.redact(text).split()) + "\n")
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(f"{path}.new")
+            # made anew: where others may write, a link must not be followed
+            with open(f"{path}.new", "x", encoding="utf-8", errors="replace") as file:
+                file.write(log.plain(" ".join(log.redact(text).split())) + "\n")
             os.rename(f"{path}.new", path)
         except OSError as error:
             log.debug(f"the state file {path} could not be written: {error.strerror}")

@@ -28,6 +28,8 @@ _AGAIN = signal.SIGUSR1
 #: Seconds after which what was swallowed is raised again: the callback that swallowed it is over by then, or soon.
 _MOMENT = 0.01
 _MARGIN = 1.0
+#: Seconds between two looks at the app while what could be long is done before its ping.
+_LOOK = 0.1
 #: Seconds within which two of the same stop signal are one: sent to the group, and passed on by its first process.
 _TOGETHER = 0.1
 #: Seconds to wait for a cancel that is under way, and what asks the watching thread for a word when it is over.
@@ -91,11 +93,13 @@ class Interrupts:
         signal.setitimer(signal.ITIMER_REAL, seconds)
         self._late = False
         try:
-            yield
-            if self._late:  # it has swallowed that
-                raise TimedOut(TASK_FAILED)
+            try:
+                yield
+                if self._late:  # it has swallowed that
+                    raise TimedOut(TASK_FAILED)
+            finally:
+                signal.setitimer(signal.ITIMER_REAL, 0)  # where the alarm may still strike
         finally:
-            signal.setitimer(signal.ITIMER_REAL, 0)
             if hard:
                 hard.cancel()
 
@@ -123,6 +127,18 @@ class Interrupts:
     def watch_app(self, pid: int) -> None:
         """AppEnded in the main thread as soon as the process *pid* is gone (pidfd_open(2))."""
         threading.Thread(target=self._wait_for_app, args=(pid,), daemon=True, name="app").start()
+
+    @contextlib.contextmanager
+    def while_lives(self, pid: int) -> Iterator[None]:
+        """AppEnded in the main thread if the process *pid* (0: none) ends meanwhile, whatever is being imported."""
+
+        def look() -> None:
+            if app.ended():
+                raise attempt.AppEnded
+
+        main = threading.main_thread().ident or 0
+        with App(pid or None) as app, watching(look, lambda: signal.pthread_kill(main, _APP_ENDED), _LOOK):
+            yield
 
     def exit_at_once(self, code: int) -> None:
         """Kill what was started, and this process: the server then ends our session by itself."""

@@ -22,7 +22,7 @@ def describe(arguments: argparse.Namespace, interrupts: Interrupts) -> int:
     plans = {phase: planner.plan(phase) for phase in PHASES}
     if not arguments.json:
         for line in _lines(settings, plans):
-            print(log.redact(line))
+            print(log.plain(log.redact(line)))
     else:
         found = {**_as_json(settings, plans), "faults": list(dict.fromkeys(planner.faults))}
         json.dump(log.redact_all(found), sys.stdout, indent=2)

@@ -68,14 +68,18 @@ def _phase(name: str, app: int, state: State, interrupts: Interrupts) -> int:
 
 
 def _start_phase(name: str, app: int, settings: Settings, state: State, interrupts: Interrupts) -> int:
-    planner = Planner(settings)
-    plan = planner.plan(name)
-    state.write("stop_timeout", f"{settings.stop_timeout:g}")
-    for stop_phase in STOP_PHASES:
-        if planner.plan(stop_phase).tasks:
-            state.write(stop_phase)
-    planner.check()
-    runner = _runner(settings, plan, state, interrupts)
+    try:
+        with interrupts.while_lives(app if name == "post_start" else 0):
+            planner = Planner(settings)
+            plan = planner.plan(name)
+            state.write("stop_timeout", f"{settings.stop_timeout:g}")
+            for stop_phase in STOP_PHASES:
+                if planner.plan(stop_phase).tasks:
+                    state.write(stop_phase)
+            planner.check()
+            runner = _runner(settings, plan, state, interrupts)
+    except AppEnded:
+        return _died(settings, "it was not asked yet", [item.name for item in settings.tasks], state)
     if app and name == "post_start":
         runner.prepare()
         if code := _wait_for_the_app(app, settings, state, runner):
@@ -107,9 +111,7 @@ def _wait_for_the_app(app: int, settings: Settings, state: State, runner: Runner
     ping, outcome = settings.ping, until_answered(settings, app)
     text = outcome.answer.text
     if outcome.result == DIED:
-        before = f"before it answered its ping (last: {text})" if ping.explicit or runner.left else ""
-        state.write("reason", f"{before}; {_undone(runner.left)}" if runner.left else before)
-        return APP_ENDED_UNANSWERED if ping.explicit else APP_ENDED
+        return _died(settings, text, runner.left, state)
     if outcome.result == TIMED_OUT:
         with App(app) as watched:
             advice = ping.advice(watched)
@@ -119,6 +121,13 @@ def _wait_for_the_app(app: int, settings: Settings, state: State, runner: Runner
     took = outcome.seconds
     log.say(f"the app answers after {took:.2f} s ({ping}: {text})", seconds=took, attempt=outcome.tries)
     return 0
+
+
+def _died(settings: Settings, last: str, left: Sequence[str], state: State) -> int:
+    explicit = settings.ping.explicit
+    before = f"before it answered its ping (last: {last})" if explicit or left else ""
+    state.write("reason", f"{before}; {_undone(left)}" if left else before)
+    return APP_ENDED_UNANSWERED if explicit else APP_ENDED
 
 
 def _undone(tasks: Sequence[str]) -> str:

@@ -21,7 +21,7 @@ def ping(arguments: Namespace, interrupts: Interrupts) -> int:
         answer, otherwise = outcome.answer, PingTimeout.code
     else:
         answer, otherwise = settings.ping.try_once(None), 1
-    print(f"{settings.ping}: {answer.text}")
+    print(log.plain(log.redact(f"{settings.ping}: {answer.text}")))
     return 0 if answer.ok else otherwise
 
 

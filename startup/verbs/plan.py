@@ -33,7 +33,7 @@ def plan(arguments: argparse.Namespace, interrupts: Interrupts) -> int:
         why = f"cannot be told: {error}"
     try:
         for line in _lines(settings, resolved, cluster, why):
-            print(log.redact(line))
+            print(log.plain(log.redact(line)))
     finally:
         cluster.close()
     return 0

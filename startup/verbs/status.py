@@ -39,6 +39,11 @@ def status(arguments: Namespace, interrupts: Interrupts) -> int:
         json.dump(log.redact_all(report), sys.stdout, indent=2, default=str)
         print()
         return 0
+    report = log.each_text(report, log.plain_lines)
+    for node in nodes:
+        node.node = log.plain(node.node)
+        for span in node.spans:
+            span.name = log.plain(span.name)
     sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]
     style = style_for(sys.stdout.encoding, coloured=sys.stdout.isatty() and not os.environ.get("NO_COLOR"))
     width = shutil.get_terminal_size((100, 24)).columns - MARGIN

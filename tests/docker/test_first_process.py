@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -35,6 +36,23 @@ if TYPE_CHECKING:
     from .conftest import Docker
 
 MakeBox = Callable[..., Box]
+#: Takes every process that the limit leaves once the entrypoint needs none, and notes TERM; its children outlive it.
+GREEDY = """
+import os, signal, subprocess, sys, time
+def stop(number, frame):
+    open("told", "w").write(str(number))
+    os._exit(3)
+signal.signal(signal.SIGTERM, stop)
+while len(open("/proc/1/task/1/children").read().split()) > 1:
+    time.sleep(0.01)
+try:
+    while True:
+        subprocess.Popen(["sleep", "88"])
+except OSError:
+    open("full", "w").close()
+while True:
+    signal.pause()
+"""
 APP = "trap 'exit 3' TERM; echo up; while :; do sleep 0.05; done"
 
 
@@ -83,6 +101,22 @@ def test_the_oom_killer_is_137_and_named(box: Box) -> None:
     code, line = out_of_memory(box)
     assert code == 137
     assert "out of memory" in line
+
+
+@pytest.mark.parametrize("tasks", ["none", "a pre_stop task"])
+def test_at_the_pids_limit_the_app_gets_its_term(make_box: MakeBox, box: Box, tasks: str) -> None:
+    """Nothing is forked before the signal; where a pre_stop task must be, and cannot, the app is told all the same."""
+    full = make_box(next(name for name, init in OURS.items() if init == box.init), "--pids-limit=30")
+    if tasks != "none" and full.init[0] == "bash":
+        pytest.skip("bash tries a fork again for 15 s, longer than docker stop waits")
+    more = {} if tasks == "none" else {"STARTUP_PRE_STOP": "bye", "STARTUP_TASK_BYE": "true"}
+    for _ in range(3):
+        for name in ("told", "full"):
+            (full.directory / name).unlink(missing_ok=True)
+        container = full.start(sys.executable, "-I", "-S", "-c", GREEDY, **more)
+        until((full.directory / "full").exists, "every process is taken")
+        assert container.stop()[0] == 3, container.logs
+        assert (full.directory / "told").read_text() == "15"
 
 
 def test_zombies_are_reaped_those_of_docker_exec_too(box: Box) -> None:

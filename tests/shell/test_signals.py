@@ -250,7 +250,7 @@ def test_a_signal_in_a_phase(
         assert running.wait() == 128 + (number if stops else signal.SIGTERM)
         assert not recorder.up, "the app was started after all"
     assert time.monotonic() - began < AT_ONCE
-    assert session_members(running.process.pid) == []
+    assert [Path(f"/proc/{pid}/stat").read_text() for pid in session_members(running.process.pid)] == []
     assert scene.what_held_is_gone()
     if scene.database:
         deadline = time.monotonic() + 5

@@ -95,6 +95,34 @@ print("goes on", flush=True)
     assert done.stdout.split("\n") == ["begins in signals", "ends", "goes on", ""], done.stderr
 
 
+def test_an_alarm_at_the_very_end_of_a_time_limit_leaves_no_timer_behind_that_kills_the_next_task() -> None:
+    script = f"""
+import os, signal, sys, threading
+sys.path.insert(0, {str(ROOT)!r})
+from startup.errors import TimedOut
+from startup.process.interrupts import Interrupts
+
+interrupts = Interrupts()
+interrupts.install()
+real = signal.setitimer
+
+def setitimer(which, seconds):
+    if not seconds:
+        signal.raise_signal(signal.SIGALRM)  # it strikes where the limit is being taken back
+    return real(which, seconds)
+
+signal.setitimer = setitimer
+try:
+    with interrupts.limit(60, 60, "it"):
+        pass
+except TimedOut:
+    timers = [one for one in threading.enumerate() if isinstance(one, threading.Timer)]
+    print("told", [one.name for one in timers if not one.finished.is_set()])
+"""
+    done = subprocess.run([sys.executable, "-I", "-c", script], capture_output=True, text=True, timeout=30)
+    assert done.stdout == "told []\n", done.stderr
+
+
 def test_a_second_stop_signal_ends_at_once_and_kills_what_was_started() -> None:
     """Also a command that does not heed TERM, while the first signal's ending of it is still waited for."""
     script = f"""

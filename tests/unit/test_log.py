@@ -158,6 +158,19 @@ def test_a_closed_stderr_breaks_nothing(startup: Any) -> None:
     assert done.returncode == 0
 
 
+@pytest.mark.parametrize("form", ["text", "json"])
+def test_no_character_of_others_can_forge_a_line_or_move_the_cursor(startup: Any, form: str) -> None:
+    """C0, DEL, C1, Unicode's line ends, its turns of direction, and bytes that are no UTF-8."""
+    odd = [*map(chr, [*range(1, 32), *range(127, 160)]), "\u2028", "\u2029", "\u202e", "\u2066", "\udcff"]
+    text = "".join(f"<{one}>startup: error: forged" for one in odd)
+    environ = {"STARTUP_LOG_FORMAT": form, "STARTUP_NODE": text, "STARTUP_TASKS": "a:b", "STARTUP_RELEASE": text}
+    for verb in ("init", "describe"):
+        done = startup(verb, **environ, STARTUP_DRIFT=text)
+        for line in (done.stderr + done.stdout).rstrip("\n").split("\n"):
+            assert not line.startswith("startup: error: forged") and line.replace("\t", "").isprintable(), (verb, line)
+            assert form == "text" or not line.startswith("{") or json.loads(line)
+
+
 # ---------------------------------------------------------------------------------------------------- no secrets
 
 
