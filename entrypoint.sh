@@ -192,11 +192,11 @@ on_stop_signal() {
     case $stage in waiting) stop_app ;; esac
 }
 
-# pre_stop tasks, then the signals in the order they came; from there on each is passed on at once.
+# pre_stop tasks, then the signals in the order they came; from there on each is passed on at once. Nothing is forked before
+# them for our own sake, as to take the ready mark away: at the pids limit that would end us.
 stop_app() {
     case $stopping,$app in 1,* | *,) return 0 ;; esac
     stopping=1 && tell phase stopping
-    [ ! -e "$state/ready" ] || true >"$state/ready" # no fork before the signals: at the pids limit it would end us
     if has_tasks pre_stop "${STARTUP_PRE_STOP:-none}"; then run_module pre_stop; fi
     passed_on=1 how=" (after signal$stop_signals was passed on)"
     for signal in $stop_signals; do to_app "$signal"; done
@@ -428,8 +428,7 @@ make_state_dir() {
     say warning "no place for the state was found (/run/startup, \$TMPDIR, /tmp, /dev/shm): 'health' cannot tell a thing"
 }
 
-# usage: claim_state_dir DIRECTORY; everybody may read it (docker exec --user), we alone may write. What a last run left in
-# it is made anew, so that no link is followed.
+# usage: claim_state_dir DIRECTORY; all may read it (docker exec --user), we alone may write, through no link: it is made anew
 claim_state_dir() {
     if [ -d "$1" ]; then
         is_trusted "$1" || return 1
@@ -454,7 +453,7 @@ is_trusted() {
 # usage: uid_of PID; its effective user's number is left in $uid
 uid_of() { while read -r key _ uid _ && [ "$key" != Uid: ]; do :; done 2>/dev/null <"/proc/$1/status"; }
 
-# usage: is_live DIRECTORY; is it the state of an entrypoint that runs now? Pids are used again: the start time tells.
+# usage: is_live DIRECTORY; of an entrypoint that runs now? Pids are used again: the start time tells.
 is_live() {
     [ -f "$1/pid" ] || return 1 # a FIFO would be waited for
     read -r pid since 2>/dev/null <"$1/pid" || return 1
@@ -471,8 +470,9 @@ tell_health() {
     uid_of 1
     for state in "${STARTUP_STATE_DIR:-/run/startup}" "$@"; do
         if ! is_trusted "$state" || ! is_live "$state"; then continue; fi
-        [ ! -s "$state/ready" ] || code=0 # written after the phase, so read before it
+        [ ! -e "$state/ready" ] || code=0 # written after the phase, so read before it
         [ ! -e "$state/phase" ] || read -r phase <"$state/phase"
+        case $phase in stopping | ended:*) code=1 ;; esac # the mark is taken away at the end
         printf '%s\n' "${phase:-starting}"
         exit "$code"
     done

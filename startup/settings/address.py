@@ -7,8 +7,9 @@ yoyo add to it: ``dialect+driver://``, ``?schema=``, and parameters of their own
 from __future__ import annotations
 
 import os.path
+import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from urllib.parse import quote, unquote
 
 from startup import log
@@ -28,6 +29,15 @@ _KEYWORDS = """
 LIBPQ = frozenset(_KEYWORDS.split())
 SECRET = ("password", "sslpassword", "scram_client_key", "scram_server_key", "oauth_client_secret")
 SSL_MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
+#: Other drivers' words for libpq's sslmode: JDBC's and SQLAlchemy's true, node-postgres' no-verify.
+_SSL = {**{mode: mode for mode in SSL_MODES}, "true": "require", "1": "require", "no-verify": "require"}
+_NO_SSL = ("", "false", "0")
+#: Other tools' words for the schema that tables are in: yoyo's and Prisma's, JDBC's, SQLAlchemy's and asyncpg's.
+_SCHEMA = ("schema", "currentSchema", "current_schema", "search_path")
+#: What people keep for their app, and what is no reason to go without a lock.
+_OTHERS = (
+    "mysql mysql2 mariadb mssql sqlserver oracle mongodb cockroachdb redshift clickhouse db2 firebird duckdb".split()
+)
 
 
 @dataclass(frozen=True)
@@ -45,17 +55,24 @@ class Address:
     schema: str | None = None
     #: Names of parameters that are other tools' own.
     dropped: tuple[str, ...] = ()
+    #: The setting that it was read from.
+    source: str = field(default="DATABASE_URL", compare=False)
 
 
-def parse(value: str) -> Address:
-    """Read a database URL; every password in it is hidden from the log from now on.
+def parse(value: str, source: str = "DATABASE_URL") -> Address:
+    """Read a database URL, the setting *source*; every password in it is hidden from the log from now on.
 
     Raises ValueError, in words that say what would be right and never hold a password.
     """
     scheme, separator, rest = value.partition("://")
     try:
         if separator and (parser := SCHEMES.get(scheme.lower().partition("+")[0])):
-            return parser(rest)
+            return replace(parser(rest), source=source)
+        if scheme.lower().partition("+")[0] in _OTHERS:
+            raise ValueError(
+                f"it begins with '{scheme}://', which is not supported: {RIGHT}. Keep it for the app, and let a "
+                "command do the migrations, with STARTUP_TASK_MIGRATE='...' and STARTUP_TASKS=migrate@local (no lock)"
+            )
         if separator and scheme.replace("+", "").isalnum():
             raise ValueError(f"it begins with '{scheme}://': {RIGHT}")
         raise ValueError(f"it is not an address: {RIGHT}")
@@ -69,30 +86,43 @@ def for_commands(value: str, address: Address) -> tuple[str, str]:
 
     Whatever is not a parameter that only other tools know stays as it is written, the scheme with a driver too.
     """
-    if not (address.schema or address.dropped):
-        return value, ""
     head, _, query = value.partition("?")
-    kept = "&".join(pair for pair in query.split("&") if _decode(pair.partition("=")[0]) in LIBPQ)
+    given = {_decode(pair.partition("=")[0]): pair for pair in query.split("&") if pair}
+    kept = {name: pair for name, pair in given.items() if name in LIBPQ}
+    differ = ["sslmode"] if "sslmode" in address.conninfo else []
+    if query.count("host=") > 1:  # SQLAlchemy's way to name several
+        differ += [name for name in ("host", "port") if name in address.conninfo]
+    kept |= {name: f"{name}={quote(address.conninfo[name], safe='/:,')}" for name in differ}
     options = ""
     if address.schema:
         quoted = '"' + address.schema.replace('"', '""') + '"'
         options = "-c search_path=" + quoted.replace("\\", "\\\\").replace(" ", "\\ ")
-    return head + (f"?{kept}" if kept else ""), options
+    if options and "options" in kept:  # an address's own hide those of PGOPTIONS
+        kept["options"], options = f"options={quote(address.conninfo['options'] + ' ' + options)}", ""
+    if given == kept and len(given) == query.count("&") + bool(query):
+        return value, options
+    return head + ("?" if kept else "") + "&".join(kept.values()), options
 
 
 def _decode(text: str) -> str:
-    """Percent-decoding as libpq does it: ``+`` is a plus."""
+    """Percent-decoding as libpq does it: ``+`` is a plus, and what is no %XX an error."""
+    if re.search(r"%(?![0-9A-Fa-f]{2})|\s", text):
+        raise ValueError(f"it holds a % that is no percent-encoding, or a space: {ENCODE}")
+    return _decode_path(text)
+
+
+def _decode_path(text: str) -> str:
     decoded = unquote(text)
     if "\0" in decoded:
         raise ValueError("it holds %00, which no part of an address may")
     return decoded
 
 
-def _parameters(query: str) -> dict[str, list[str]]:
+def _parameters(query: str, decode: Callable[[str], str]) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     for pair in filter(None, query.split("&")):
         name, _, text = pair.partition("=")
-        found.setdefault(_decode(name), []).append(_decode(text))
+        found.setdefault(decode(name), []).append(decode(text))
     return found
 
 
@@ -102,24 +132,26 @@ def _postgresql(rest: str) -> Address:
     if "@" in database or any("@" in pair.partition("=")[0] for pair in query.split("&")):
         raise ValueError(f"a user name or password ends before its last @: {ENCODE}")
     userinfo, _, hosts = authority.rpartition("@")
+    if "@" in userinfo:  # libpq would take what follows the first one for the host
+        raise ValueError(f"a user name or password ends before its last @: {ENCODE}")
     user, _, password = userinfo.partition(":")
     conninfo = {"user": _decode(user), "password": _decode(password), "dbname": _decode(database)}
     log.hide(password, conninfo["user"], conninfo["dbname"])
     conninfo.update(_hosts(hosts.split(","), bare_ipv6=False, decode=_decode))
 
-    parameters = _parameters(query)
+    parameters = _parameters(query, _decode)
     for name in SECRET:
         for secret in parameters.get(name, ()):
             log.hide(secret)
     if "host" in parameters:
         # libpq has one host=, with commas; SQLAlchemy repeats it, each with its port.
         conninfo.update(_hosts(",".join(parameters.pop("host")).split(","), bare_ipv6=True, port=conninfo["port"]))
-    ssl = parameters.pop("ssl", [""])[-1].lower()  # JDBC says true, asyncpg says libpq's words
-    if ssl in ("true", "1"):
-        conninfo["sslmode"] = "require"
-    elif ssl in SSL_MODES:
-        conninfo["sslmode"] = ssl
-    schema = parameters.pop("schema", [""])[-1]
+    schema = _schema(parameters)
+    ssl = parameters.pop("ssl", [""])[-1].lower()
+    if ssl in _SSL:
+        conninfo["sslmode"] = _SSL[ssl]
+    elif ssl not in _NO_SSL:
+        raise ValueError(f"its ssl is '{ssl}': right would be sslmode= with one of {', '.join(SSL_MODES)}")
     conninfo.update({name: values[-1] for name, values in parameters.items() if name in LIBPQ})
     conninfo = {name: text for name, text in conninfo.items() if text}
     return Address(
@@ -129,6 +161,24 @@ def _postgresql(rest: str) -> Address:
         schema=schema or None,
         dropped=tuple(sorted(set(parameters) - LIBPQ)),
     )
+
+
+def _schema(parameters: dict[str, list[str]]) -> str:
+    """The schema that is asked for, by whichever name; it says where data lands, so it is never left out in silence."""
+    given = {name: parameters.pop(name)[-1] for name in _SCHEMA if name in parameters}
+    wanted = {text for text in given.values() if text}
+    if len(wanted) > 1:
+        raise ValueError(f"it asks for several schemas, by {' and '.join(given)}: keep one of them")
+    schema = wanted.pop() if wanted else ""
+    name = next((name for name, text in given.items() if text), "")
+    if name != "schema" and re.fullmatch(r'"[^"]+"', schema):
+        schema = schema[1:-1]
+    if "," in schema or (name != "schema" and re.search(r"[\s\"$]", schema)):
+        raise ValueError(
+            f"its {name} is '{schema}', which is no one schema's name: right would be ?schema=NAME; a search_path of "
+            "several names is given by ?options=-c%20search_path%3Da,b"
+        )
+    return schema
 
 
 def _hosts(entries: list[str], bare_ipv6: bool, port: str = "", decode: Callable[[str], str] = str) -> dict[str, str]:
@@ -177,8 +227,8 @@ def _masked(conninfo: Mapping[str, str], schema: str) -> str:
 def _sqlite(rest: str) -> Address:
     location, _, query = rest.partition("?")
     host, slash, path = location.partition("/")
-    parameters = _parameters(query)
-    path = _decode(path)
+    parameters = _parameters(query, _decode_path)
+    path = _decode_path(path)
     if "@" in location:
         raise ValueError("it has a user or a password, which SQLite does not know: right would be sqlite:///FILE")
     if host:
@@ -200,5 +250,7 @@ def _sqlite(rest: str) -> Address:
 SCHEMES: Mapping[str, Callable[[str], Address]] = {
     "postgresql": _postgresql,
     "postgres": _postgresql,
+    "psql": _postgresql,
+    "postgis": _postgresql,
     "sqlite": _sqlite,
 }

@@ -192,7 +192,7 @@ def _parse_address(reader: Reader, name: str, source: str, url: str, faults: lis
     if not url:
         return None
     try:
-        address = parse_address(url)
+        address = parse_address(url, source)
     except ValueError as error:
         faults.append(f"{source} cannot be read: {error}")
         reader.values[name] = log.MASK

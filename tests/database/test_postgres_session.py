@@ -191,7 +191,7 @@ class TestReaching:
             raise TimeoutError(f"no answer within {left:.1f} s")
 
         with pytest.raises(Unreachable, match=says):
-            postgres_connect.reach(attempt, parse("postgresql://127.0.0.1/x"), 1, print)
+            postgres_connect.reach(attempt, lambda _: "", parse("postgresql://127.0.0.1/x"), 1, print)
 
     def test_a_socket_directory_without_a_server_is_waited_for(self, tmp_path: Path) -> None:
         with pytest.raises(Unreachable, match="the connection is refused"):

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import TYPE_CHECKING
 
 import pytest
 
-from .conftest import HERE
+from .conftest import HERE, wait_for
 
 if TYPE_CHECKING:
-    from .conftest import Database, DerivedImage, Docker
+    from .conftest import Database, DerivedImage, Docker, Postgres
 
 APP_STARTED = "Started server process"  # uvicorn's words
 TABLES = "SELECT tablename FROM pg_tables WHERE schemaname = 'public' ORDER BY 1"
@@ -163,3 +164,42 @@ def test_a_stop_during_a_task_ends_the_task_and_then_the_app(
     code, seconds = container.stop()
     assert (code, seconds < 8) == (143, True), container.logs
     assert "Finished server process" in container.logs
+
+
+GERMAN = """
+FROM postgres:17-trixie
+RUN apt-get update && apt-get install -y --no-install-recommends locales && rm -rf /var/lib/apt/lists/* \\
+    && localedef -i de_DE -f UTF-8 de_DE.UTF-8
+"""
+
+
+def test_a_refusal_in_the_servers_own_language_is_final_and_a_full_server_is_waited_for(
+    docker: Docker, derived_image: DerivedImage, demo_image: str, postgres: Postgres
+) -> None:
+    """Its messages are German: only the SQLSTATE tells one from the other."""
+    german = ("postgres", "-c", "lc_messages=de_DE.UTF-8", "-c", "fsync=off")
+    server = docker.start(
+        *("--network", postgres.network, "--network-alias", "german", *env(POSTGRES_PASSWORD="geheim-1")),
+        *(derived_image(GERMAN), *german),
+    )
+    wait_for(lambda: server.exec("pg_isready", "--quiet", "--host=127.0.0.1", check=False).returncode == 0, "it is up")
+    words = ("--network", postgres.network, *env(STARTUP_TASKS="t", STARTUP_TASK_T="true", STARTUP_LOG_LEVEL="debug"))
+
+    def init(user: str, database: str, seconds: int) -> tuple[int, str, float]:
+        began = time.monotonic()
+        url = f"postgresql://{user}@german/{database}"
+        more = env(DATABASE_URL=url, STARTUP_DATABASE_TIMEOUT=str(seconds))
+        done = docker.run(*words, *more, demo_image, "startup", "init")
+        return done.returncode, done.stderr, time.monotonic() - began
+
+    for user, database, says in (
+        ("postgres:wrong", "postgres", "the password was rejected"),
+        ("postgres:geheim-1", "nowhere", "the database does not exist"),
+    ):
+        code, said, seconds = init(user, database, 50)
+        assert (code, says in said, seconds < 25) == (69, True, True), said
+        assert "Passwort-Authentifizierung" in said or "existiert nicht" in said, said
+    server.exec("psql", "-U", "postgres", "-c", "CREATE ROLE low LOGIN PASSWORD 'geheim-1' CONNECTION LIMIT 0")
+    code, said, seconds = init("low:geheim-1", "postgres", 3)
+    assert (code, "too many connections" in said, "STARTUP_DATABASE_TIMEOUT" in said) == (69, True, True), said
+    assert seconds > 3, "it was waited for"

@@ -23,7 +23,9 @@ def fresh_secrets() -> Iterator[None]:
     log._secrets.clear()
 
 
-@pytest.mark.parametrize("scheme", ["postgresql", "postgres", "postgresql+psycopg", "postgres+asyncpg", "PostgreSQL"])
+@pytest.mark.parametrize(
+    "scheme", ["postgresql", "postgres", "postgresql+psycopg", "postgres+asyncpg", "PostgreSQL", "psql", "postgis"]
+)
 def test_every_spelling_of_the_scheme_means_postgresql(scheme: str) -> None:
     address = parse(f"{scheme}://app:pw-7@db:6543/shop")
     assert address.dialect == "postgresql"
@@ -43,7 +45,7 @@ def test_every_spelling_of_the_scheme_means_postgresql(scheme: str) -> None:
         ("postgresql://%2Frun%2Fpg:5433/shop", {"host": "/run/pg", "port": "5433", "dbname": "shop"}),
         ("postgresql://a%40b:p%2Fq%3F%23%25@/s%20p", {"user": "a@b", "password": "p/q?#%", "dbname": "s p"}),
         ("postgresql://app:p+q@db/x", {"user": "app", "password": "p+q", "host": "db", "dbname": "x"}),
-        ("postgresql://app:p@q@db/x", {"user": "app", "password": "p@q", "host": "db", "dbname": "x"}),
+        ("postgresql:///x?ssl=no-verify", {"sslmode": "require", "dbname": "x"}),
         ("postgresql://[::1]:5433/x", {"host": "::1", "port": "5433", "dbname": "x"}),
         ("postgresql://a:1,b:2,[::1]/x", {"host": "a,b,::1", "port": "1,2,", "dbname": "x"}),
         ("postgresql:///x?host=a:1&host=b:2", {"host": "a,b", "port": "1,2", "dbname": "x"}),
@@ -68,6 +70,16 @@ def test_schema_is_kept_apart_and_parameters_of_other_tools_are_dropped_by_name(
     assert address.conninfo == {"host": "db", "dbname": "x", "sslmode": "require"}
     assert address.dropped == ("application_name", "connection_limit", "pgbouncer")
     assert parse("postgresql://db/x?schema=").schema is None
+
+
+@pytest.mark.parametrize("name", ["schema", "currentSchema", "current_schema", "search_path"])
+def test_a_schema_is_honoured_by_whichever_name_a_tool_gives_it(name: str) -> None:
+    address = parse(f"postgresql://db/x?{name}=App_1")
+    assert (address.schema, address.dropped) == ("App_1", ())
+    assert for_commands(f"postgresql://db/x?{name}=App_1", address) == (
+        "postgresql://db/x",
+        '-c search_path="App_1"',
+    )
 
 
 def test_all_keywords_of_the_installed_libpq_are_known() -> None:
@@ -111,7 +123,18 @@ def test_the_masked_address_can_be_read_again(url: str) -> None:
         ("host=db password=geheim", "is not an address"),
         ("app:geheim@db/x?next=http://y", "is not an address"),
         ("jdbc:postgresql://app:geheim@db/x", "is not an address"),
-        ("mysql://app:geheim@db/x", "'mysql://'"),
+        ("mysql://app:geheim@db/x", "'mysql://', which is not supported"),
+        ("mongodb+srv://app:geheim@db/x", "STARTUP_TASK_MIGRATE"),
+        ("postgresql://app:p@geheim@db/x", "%40"),
+        ("postgresql://app@corp:geheim@db/x", "%40"),
+        ("postgresql://app:geheim%@db/x", "%25"),
+        ("postgresql://app:ge%heim%zz@db/x", "%25"),
+        ("postgresql://app:geheim 1@db/x", "a space"),
+        ("postgresql://db/x?schema=app,public", "search_path%3Da,b"),
+        ("postgresql://db/x?search_path=app,public", "search_path%3Da,b"),
+        ("postgresql://db/x?currentSchema=$user", "?schema=NAME"),
+        ("postgresql://db/x?schema=a&search_path=b", "by schema and search_path"),
+        ("postgresql://db/x?ssl=sometimes", "verify-full"),
         ("postgresql://app:geheim/1@db/x", "%2F"),
         ("postgresql://app:geheim?1@db/x", "%3F"),
         ("postgresql://app:12/34geheim@db/x", "%2F"),
@@ -171,6 +194,10 @@ def test_reading_an_address_imports_no_database_driver() -> None:
         ("postgres+x://h/d?schema=a&pgbouncer=true&port=1", "postgres+x://h/d?port=1", '-c search_path="a"'),
         ("postgresql://h/d?schema=a%22%20b%5C", "postgresql://h/d", '-c search_path="a""\\ b\\\\"'),
         ("postgresql://h/d?connection_limit=5", "postgresql://h/d", ""),
+        ("postgresql://h/d?ssl=true&port=1", "postgresql://h/d?port=1&sslmode=require", ""),
+        ("postgresql://h/d?ssl=no-verify", "postgresql://h/d?sslmode=require", ""),
+        ("postgresql://h/d?options=-ca&schema=s", "postgresql://h/d?options=-ca%20-c%20search_path%3D%22s%22", ""),
+        ("postgresql:///d?host=a:1&host=b:2", "postgresql:///d?host=a,b&port=1,2", ""),
     ],
 )  # fmt: skip
 def test_commands_get_an_address_that_libpq_takes(value: str, address: str, options: str) -> None:

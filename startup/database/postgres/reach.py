@@ -6,6 +6,7 @@ import os
 import queue
 import random
 import re
+import select
 import socket
 import threading
 import time
@@ -73,69 +74,97 @@ class Failure:
     #: Nothing is wrong: it is others' turn.
     queued: bool = False
 
+    def advice_for(self, address: Address) -> str:
+        """The advice, with where the parameters came from; with ``?``: only where that is not the address."""
 
-#: Matched against libpq's and the server's own words: a connection that was never made has no SQLSTATE.
+        def place(found: re.Match[str]) -> str:
+            origins = " and ".join(dict.fromkeys(origin(address, name) for name in found[1].split("+")))
+            if not found[2]:
+                return origins
+            return f" of {origins}" if origins != address.source else ""
+
+        return re.sub(r"{([\w+]+)(\??)}", place, self.advice)
+
+
+_POOL = "is its pool (pool_size) large enough for the apps and the nodes?"
+_REJECTED = ("the password was rejected, or is missing", "check user and password in {user+password}")
+_NO_DATABASE = ("the database does not exist", "create it, or correct its name{dbname?}")
+_NO_ROLE = ("the role does not exist, or may not log in", "create it, or correct the user in {user}")
+_NOT_ADMITTED = (
+    "the server does not admit this user from here",
+    "see its pg_hba.conf, whether it asks for TLS (?sslmode=require), and the user's CONNECT privilege",
+)
+_STARTING = ("the server is starting up", "does it need longer than STARTUP_DATABASE_TIMEOUT?")
+_FULL = (
+    "the server has too many connections",
+    "is the limit (max_connections, CONNECTION LIMIT) high enough for the apps and one more for each node?",
+)
+_PLACE = "is it running, are host and port of {host+port} right?"
+
+#: By SQLSTATE (PostgreSQL manual, appendix A), where the server tells it: in whatever language its messages are.
+_STATES = (("28P01", _REJECTED), ("28", _NO_ROLE), ("3D000", _NO_DATABASE), ("42501", _NOT_ADMITTED))
+_STATES_THAT_PASS = (("57P", _STARTING), ("53300", _FULL))
+#: Classes of SQLSTATE that may pass: the connection, resources, an operator's doing, the system, its inside.
+_PASSING = ("08", "40", "53", "55", "57", "58", "XX", "F0")
+#: Matched against libpq's own words, which are English where nothing calls setlocale(3), as Python does not, and the
+#: server's: a connection that was never made has no SQLSTATE.
 _FINAL = (
-    (
-        r"authentication failed|no password supplied|auth failed",
-        "the password was rejected, or is missing",
-        "check user and password in DATABASE_URL",
-    ),
-    (r'database "" does not exist|no such database', "the database does not exist", "create it, or correct its name"),
-    (
-        r'role "" does not exist|is not permitted to log in|no such user',
-        "the role does not exist, or may not log in",
-        "create it, or correct the user in DATABASE_URL",
-    ),
-    (
-        r"pg_hba.conf|permission denied for database",
-        "the server does not admit this user from here",
-        "see its pg_hba.conf, whether it asks for TLS (?sslmode=require), and the user's CONNECT privilege",
-    ),
+    (r"authentication failed|no password supplied|auth failed", _REJECTED),
+    (r'database "" does not exist|no such database', _NO_DATABASE),
+    (r'role "" does not exist|is not permitted to log in|no such user', _NO_ROLE),
+    (r"pg_hba.conf|permission denied for database", _NOT_ADMITTED),
     (
         r"certificate|SSL was required|does not support SSL|SSL error: (?!unexpected eof)|private key file",
-        "no TLS connection could be agreed on",
-        "check sslmode, sslrootcert and the server's certificate",
+        (
+            "no TLS connection could be agreed on",
+            "check sslmode{sslmode?}, sslrootcert{sslrootcert?} and the server's certificate",
+        ),
     ),
 )
-_POOL = "is its pool (pool_size) large enough for the apps and the nodes?"
-_PLACE = "is it running, are host and port of DATABASE_URL right?"
 _WAIT = (
-    (
-        r"is starting up|not yet accepting|is shutting down|recovery mode|recovery state",
-        "the server is starting up",
-        "does it need longer than STARTUP_DATABASE_TIMEOUT?",
-    ),
-    (
-        r"too many clients|too many connections|connection slots are|no more connections allowed",
-        "the server has too many connections",
-        "is the limit (max_connections, CONNECTION LIMIT) high enough for the apps and one more for each node?",
-    ),
+    (r"is starting up|not yet accepting|is shutting down|recovery mode|recovery state", _STARTING),
+    (r"too many clients|too many connections|connection slots are|no more connections allowed", _FULL),
     (
         r"session is read-only|hot standby mode|session is not read-only",
-        "no server with the wanted target_session_attrs is there (read-only, or a fail-over under way)",
-        "is the primary among the hosts of DATABASE_URL?",
+        (
+            "no server with the wanted target_session_attrs is there (read-only, or a fail-over under way)",
+            "is the primary among the hosts of {host}?",
+        ),
     ),
     (
         r"translate host name|resolve|Name or service not known|name resolution|No address associated",
-        "the host name cannot be resolved",
-        "is the host of DATABASE_URL spelt right, and on this network?",
+        ("the host name cannot be resolved", "is the host of {host} spelt right, and on this network?"),
     ),
-    (r"Connection refused|No such file or directory|Connection reset by peer", "the connection is refused", _PLACE),
+    (
+        r"Connection refused|No such file or directory|Connection reset by peer",
+        ("the connection is refused", _PLACE),
+    ),
     (
         r"time(d )?out|no answer|No route to host|unreachable|Host is down",
-        "there is no answer",
-        "is it running, is the host of DATABASE_URL right, does a firewall let its port through?",
+        (
+            "there is no answer",
+            "is it running, is the host of {host} right, does a firewall let its port through?",
+        ),
     ),
     (
         r"closed the connection|EOF|eof|Broken pipe|could not receive|could not send",
-        "the server hangs up",
-        "is that a PostgreSQL server, and what does its own log say?",
+        ("the server hangs up", "is that a PostgreSQL server, and what does its own log say?"),
     ),
 )
-_SETTING = (
-    r"^(?:.*failed: |connection is bad: )?(invalid|could not match|definition of service|service file|bad value|weak)"
+#: A parameter's fault, in libpq's words: which one, where they do not name it themselves.
+_SETTINGS = (
+    (r"(?:definition of service|service file|in service)", "service"),
+    (r'connection option "(\w+)"', ""),
+    (r"^(?:.*failed: |connection is bad: )?invalid (\w+) value", ""),
+    (r"channel binding", "channel_binding"),
+    (r"authentication method requirement", "require_auth"),
+    (r"requirepeer", "requirepeer"),
+    (r"weak sslmode", "sslnegotiation"),
+    (r"local user with ID", "user"),
+    (r"^(?:.*failed: |connection is bad: )?(?:invalid|could not match|bad value)", "-"),
 )
+#: PostgreSQL's own parameters that libpq sends for an environment variable (libpq-envars).
+_VARIABLES = {"timezone": "PGTZ", "datestyle": "PGDATESTYLE", "geqo": "PGGEQO"}
 
 
 def explain(text: str) -> Failure:
@@ -143,13 +172,109 @@ def explain(text: str) -> Failure:
     text = re.sub(r'"[^"]*"', '""', text)
     if "query_wait_timeout" in text:
         return Failure("the pooler has no server session to spare", _POOL, final=False, queued=True)
-    for pattern, words, advice in _FINAL:
+    for pattern, said in _FINAL:
         if re.search(pattern, text):
-            return Failure(words, advice, final=True)
-    for pattern, words, advice in _WAIT:
+            return Failure(*said, final=True)
+    for pattern, said in _WAIT:
         if re.search(pattern, text):
-            return Failure(words, advice, final=False)
-    return Failure("the connection failed", "is it running, and is DATABASE_URL right?", final=False)
+            return Failure(*said, final=False)
+    return UNKNOWN
+
+
+UNKNOWN = Failure("the connection failed", "is it running, and is {host} right?", final=False)
+
+
+def explain_state(state: str) -> Failure:
+    """What the server's SQLSTATE *state* means; UNKNOWN for none, and for what may pass."""
+    for prefix, said in _STATES:
+        if state.startswith(prefix):
+            return Failure(*said, final=True)
+    for prefix, said in _STATES_THAT_PASS:
+        if state.startswith(prefix):
+            return Failure(*said, final=False)
+    if state and not state.startswith(_PASSING):
+        return Failure(f"the server refuses the session (SQLSTATE {state})", "see its words", final=True)
+    return UNKNOWN
+
+
+def sqlstate(connect_arguments: dict[str, Any], seconds: float) -> str:
+    """The SQLSTATE with which the server refuses a session within *seconds*; empty where it tells none.
+
+    libpq drops it, but traces it (PQtrace, from libpq 18 on). Asked for only where its words mean nothing to us.
+    """
+    import psycopg
+    from psycopg import pq
+    from psycopg.conninfo import make_conninfo
+
+    ours = {"autocommit", "prepare_threshold"}
+    conninfo = make_conninfo("", **{name: value for name, value in connect_arguments.items() if name not in ours})
+
+    def ask() -> str:
+        reading, writing = int(pq.PollingStatus.READING), int(pq.PollingStatus.WRITING)
+        wanted = {reading: select.POLLIN, writing: select.POLLOUT}
+        until = time.monotonic() + seconds
+        trace = os.memfd_create("trace")
+        connection = pq.PGconn.connect_start(conninfo.encode())
+        try:
+            connection.trace(trace)
+            while (status := int(connection.connect_poll())) in wanted and time.monotonic() < until:
+                poll = select.poll()
+                poll.register(connection.socket, wanted[status])
+                poll.poll(max(0.0, until - time.monotonic()) * 1000)
+            connection.untrace()
+            found = re.findall(rb'\tErrorResponse\t.*? C "(\w{5})"', os.pread(trace, 1 << 20, 0))
+            return found[-1].decode() if found else ""
+        finally:
+            connection.finish()
+            os.close(trace)
+
+    try:
+        return on_thread(ask, seconds, lambda _: None)
+    except (psycopg.Error, OSError, TimeoutError, AttributeError):  # no memfd, no tracing
+        return ""
+
+
+def origin(address: Address, parameter: str) -> str:
+    """Where libpq took the *parameter* of a connection from, for a person: setting, PG variable or service file."""
+    import psycopg
+
+    if parameter in address.conninfo:
+        return address.source
+    variables = {option.keyword.decode(): option.envvar for option in psycopg.pq.Conninfo.get_defaults()}
+    variable = (variables.get(parameter) or b"").decode()
+    if variable and os.environ.get(variable):
+        return variable
+    for name, value in (("service", address.conninfo.get("service")), ("PGSERVICE", os.environ.get("PGSERVICE"))):
+        if value and parameter != "service":
+            return f"{address.source}, or the service file's {value} ({name})"
+    return address.source
+
+
+def misset(address: Address, text: str, state: str = "") -> str:
+    """Which parameter the error *text* blames, in words, with where it came from; empty where it blames none.
+
+    A parameter of the session is told by its name in *text*, which no language changes.
+    """
+    for pattern, parameter in _SETTINGS:
+        if found := re.search(pattern, text):
+            name = parameter or found[1]
+            return _wrong(address, name, "" if name == "-" else origin(address, name))
+    if state[:2] not in ("22", "42", "55"):
+        return ""
+    for name, variable in _VARIABLES.items():
+        if os.environ.get(variable) and name in text.lower():
+            return _wrong(address, name, variable)
+    options = address.conninfo.get("options") or os.environ.get("PGOPTIONS", "")
+    for name in re.findall(r"([\w.]+)=", options):
+        if name.lower() in text.lower():
+            return _wrong(address, f"{name} in options", origin(address, "options"))
+    return ""
+
+
+def _wrong(address: Address, parameter: str, place: str) -> str:
+    if place in ("", address.source):
+        return f"{address.source} is '{address.masked}'" + (f", whose {parameter} is wrong" if place else "")
+    return f"{place} has a wrong {parameter} for the database at {address.masked}"
 
 
 def one_line(error: object) -> str:
@@ -164,7 +289,7 @@ def arguments(address: Address, node: str) -> dict[str, Any]:
     installed = {option.keyword.decode() for option in psycopg.pq.Conninfo.get_defaults()}
     unknown = sorted(set(address.conninfo) - installed)
     if dropped := [*address.dropped, *unknown]:
-        log.debug(f"DATABASE_URL: parameters that libpq does not know are left out: {', '.join(dropped)}")
+        log.debug(f"{address.source}: parameters that libpq does not know are left out: {', '.join(dropped)}")
     log.hide(os.environ.get("PGPASSWORD", ""))
     name = (APPLICATION + node).encode()[:NAME_BYTES].decode(errors="ignore")
     several = {"target_session_attrs": "read-write"} if "," in address.conninfo.get("host", "") else {}
@@ -194,7 +319,11 @@ def session_settings(server_version: int, connect_arguments: dict[str, Any], sch
         "lock_timeout": "0",
         "idle_in_transaction_session_timeout": "0",
         "default_transaction_isolation": "read committed",
-        "datestyle": "ISO",  # its output alone, which is what we read: the order of days and months stays
+        # what our own reading rests on, and no more: how the tasks' SQL is read, its dates and time zone, stays
+        "datestyle": "ISO",  # the order of days and months is another part of it
+        "bytea_output": "hex",
+        "extra_float_digits": "1",
+        "standard_conforming_strings": "on",
     }
     if server_version >= 120000:
         settings["tcp_user_timeout"] = str(connect_arguments["tcp_user_timeout"])
@@ -266,10 +395,16 @@ def dial(connect_arguments: dict[str, Any], seconds: float | None) -> psycopg.Co
 
 
 def reach(
-    attempt: Callable[[float | None], T], address: Address, timeout: float, report: log.Report, limit: float = 0.0
+    attempt: Callable[[float | None], T],
+    ask: Callable[[float], str],
+    address: Address,
+    timeout: float,
+    report: log.Report,
+    limit: float = 0.0,
 ) -> T:
     """Call *attempt* (with the seconds that are left) until it succeeds: the database may still be starting.
 
+    *ask* is asked, with its limit in seconds, for the SQLSTATE of a refusal whose words mean nothing to us.
     *timeout* is STARTUP_DATABASE_TIMEOUT, in seconds, 0 for ever; a pooler whose sessions are all at work is waited for
     beyond it. *limit* is what is left of STARTUP_LOCK_TIMEOUT, 0 for none: LockUnavailable then. One line when waiting
     starts, at each change, and every 10 s. Raises Unreachable at once where waiting is no use, else when time is up;
@@ -281,6 +416,7 @@ def reach(
     deadline = start + timeout if timeout else None
     last = start + limit if limit else None
     pause, told, told_at = 0.05, "", start
+    blamed, states = "", dict[str, str]()
     cause: Exception | None = None
     while True:
         tries += 1
@@ -292,27 +428,30 @@ def reach(
             # A last try that was given little time says less than the one before it.
             cut_short = left is not None and left < min(TRY, timeout / 4)
             if cause is None or not (cut_short and isinstance(error, (TimeoutError, psycopg.errors.ConnectionTimeout))):
-                cause, text = error, one_line(error)
+                cause, text, blamed = error, one_line(error), ""
                 failure = explain("query_wait_timeout" if isinstance(error, PoolIsFull) else str(error))
+                if failure is UNKNOWN and not (blamed := misset(address, str(error))):
+                    if text not in states:
+                        states[text] = getattr(error, "sqlstate", None) or ask(TRY if left is None else min(left, TRY))
+                    failure = explain_state(states[text])
+                    blamed = misset(address, str(error), states[text])
             if failure.queued:
                 deadline = time.monotonic() + timeout if timeout else None
-            if re.search(_SETTING, str(error)):
-                raise SettingError(f"DATABASE_URL is '{address.masked}': {text}") from None
+            if blamed:
+                raise SettingError(f"{blamed}: {text}") from None
         now = time.monotonic()
-        where = f"the database at {address.masked}"
+        where, advice = f"the database at {address.masked}", failure.advice_for(address)
         if failure.final:
-            raise Unreachable(
-                f"{where} cannot be reached: {failure.words}; {failure.advice}. The error: {text}"
-            ) from cause
+            raise Unreachable(f"{where} cannot be reached: {failure.words}; {advice}. The error: {text}") from cause
         if last and now >= last:
             raise LockUnavailable(
                 f"the lock could not be had within STARTUP_LOCK_TIMEOUT: {where} could not be asked any more: "
-                f"{failure.words}; {failure.advice} The last error: {text}"
+                f"{failure.words}; {advice} The last error: {text}"
             ) from cause
         if deadline and now >= deadline:
             raise Unreachable(
                 f"{where} could not be reached within {timeout:g} s (STARTUP_DATABASE_TIMEOUT): {failure.words}; "
-                f"{failure.advice} The last error: {text}"
+                f"{advice} The last error: {text}"
             ) from cause
         with log.about(attempt=tries):
             if failure.words != told:

@@ -24,6 +24,7 @@ from startup.database.postgres.reach import (
     one_line,
     reach,
     session_settings,
+    sqlstate,
 )
 from startup.database.session import WATCH, Crowd, Holder, Row, Session
 from startup.database.tables import YOYOS, family_of
@@ -99,7 +100,7 @@ def connect(
             raise
 
     limit = again if again is not None else lock_timeout if pooler else 0.0
-    return reach(attempt, address, timeout, report, limit)
+    return reach(attempt, lambda left: sqlstate(connect_arguments, left), address, timeout, report, limit)
 
 
 def lock_key(name: str, kind: str = "startup-tasks") -> int:
