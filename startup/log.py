@@ -16,6 +16,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
+from functools import cache
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -29,7 +30,9 @@ _secrets: set[str] = set()
 _words: dict[str, re.Pattern[str]] = {}
 MASK = "***"
 #: The password in a URL that no setting told us of: in a task's command line, in an error, in STARTUP_PING.
-_PASSWORD = re.compile(r"""(://[^\s/:@]*:)(?!PASSWORD@|password@)[^\s/@'"]+@""")
+_PASSWORD = re.compile(r"""(://[^\s/:@]*:)(?!PASSWORD@|password@)[^\s'"]+@""")
+#: The least of a secret's beginning that is masked where a line was cut within it.
+_CUT = 4
 #: What lines have in JSON as long as it holds: those of every thread (see always()), those of one (see about()).
 _always: dict[str, object] = {}
 _about: ContextVar[dict[str, object] | None] = ContextVar("about", default=None)
@@ -42,8 +45,7 @@ def hide(secret: str, *public: str) -> None:
     One that is among the *public* parts of its address, the user's name or the database's, or has three characters
     at most, is masked where a password stands, ``:SECRET@`` and ``password=SECRET``; a short word as a word alone.
     """
-    import json
-    from urllib.parse import quote, quote_plus, unquote
+    from urllib.parse import unquote
 
     if not secret:
         return
@@ -54,21 +56,58 @@ def hide(secret: str, *public: str) -> None:
     if len(plain) < 8 and plain.isalpha():
         _words[plain] = re.compile(rf"\b{pattern}\b")
         return
-    forms = {secret, unquote(secret)}
-    _secrets.update(forms, map(quote, forms), map(quote_plus, forms), (quote(form, safe="") for form in forms))
-    for form in forms:
-        _secrets.update(json.dumps(form, ensure_ascii=ascii)[1:-1] for ascii in (True, False))
-        in_quotes = form.replace("\\", "\\\\").replace("'", "\\'")  # psycopg's make_conninfo()
-        _secrets.update((repr(form)[1:-1], in_quotes))
+    _secrets.update((secret, plain))
 
 
 def redact(text: str) -> str:
     """*text* without any secret that is known, the longest first, and without the password of any URL."""
     for secret in sorted(_secrets, key=len, reverse=True):
-        text = text.replace(secret, MASK)
+        core, begin, pattern = _forms(secret)
+        if core in text or begin in text:
+            text = pattern.sub(MASK, text)
     for pattern in _words.values():
         text = pattern.sub(MASK, text)
     return _PASSWORD.sub(rf"\1{MASK}@", text)
+
+
+@cache
+def _forms(secret: str) -> tuple[str, str, re.Pattern[str]]:
+    """A part of *secret* that every form of it has, what it begins with, and the pattern of all its forms.
+
+    Letters and digits stand for themselves, in SQL, shells, URLs and JSON; of all else each form that one of these
+    gives it. A line may have been cut within it: the server cuts statements, and so do others.
+    """
+    runs = re.findall(r"[A-Za-z0-9]+", secret)
+    if not runs:
+        return secret, secret, re.compile(re.escape(secret))
+    parts = [one if one.isascii() and one.isalnum() else _character(one) for one in secret]
+    least = max(_CUT, len(secret) // 4)
+    cut = ""
+    for part in reversed(parts[least : least + 60]):
+        cut = f"(?:{part}{cut})?"
+    begins = rf"{''.join(parts[:least])}{cut}(?:[\\%&][\\\w#;%]{{0,14}})?(?=\W{{0,4}}$)"
+    begin = runs[0] if secret.startswith(runs[0]) else ""
+    return max(runs, key=len), begin[:least], re.compile(f"{''.join(parts)}|{begins}", re.MULTILINE)
+
+
+def _character(one: str) -> str:
+    """The pattern of a character that is neither letter nor digit, in all its forms."""
+    octets = one.encode("utf-8", "surrogateescape")
+    units = one.encode("utf-16-be", "surrogatepass")
+    code = ord(one)
+    forms = {
+        "".join(f"%{octet:02x}" for octet in octets),
+        "".join(rf"\\+u{units[n]:02x}{units[n + 1]:02x}" for n in range(0, len(units), 2)),
+        "".join(rf"\\+x{octet:02x}" for octet in octets),
+        "".join(rf"\\+{octet:03o}" for octet in octets),
+        rf"\\+x{code:02x}",
+        rf"&\#0*{code};|&\#x0*{code:x};",
+        r"\\{1,4}" + re.escape(one.encode("unicode_escape").decode().lstrip("\\") or "\\"),
+        {" ": r"\+", "&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&quot;", "'": "&apos;"}.get(one, "%00"),
+        # quotes are doubled, preceded by a backslash, or put into quotes of the other kind
+        r"""[\\'"]{1,8}""" if one in "'\"" else r"\\{1,8}" if one == "\\" else rf"\\{{0,4}}{re.escape(one)}",
+    }
+    return f"(?i:{'|'.join(sorted(forms, key=len, reverse=True))})"
 
 
 #: What would move a terminal's cursor, forge a line, or turn the order of letters around; half a surrogate pair.

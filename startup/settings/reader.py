@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar, cast
 
@@ -104,6 +105,15 @@ class Reader:
             return self.environ.get(name, ""), name
         if name in self.environ:
             self.faults.append(f"{name} and {name}_FILE are both set: keep one of them")
+        if re.search(r"://|@|\s|password", file) and not os.path.isfile(file):  # an address: nothing of it is shown
+            log.hide(file)
+            log.hide(file.rpartition("@")[0].rpartition(":")[2])
+            self.values[f"{name}_FILE"] = log.MASK
+            self.faults.append(
+                f"{name}_FILE must be the path of a file that holds the address, and what it is looks like an address "
+                f"itself: put that into {name}"
+            )
+            return "", f"{name}_FILE"
         try:
             with open(file, encoding="utf-8") as stream:
                 content = stream.read().removesuffix("\n")  # text mode has made a newline of CR LF

@@ -14,6 +14,7 @@ from startup import log
 from startup.errors import SettingError
 from startup.ping.attempt import Ping
 from startup.ping.kinds import parse as parse_ping
+from startup.settings import passwords
 from startup.settings.address import Address, for_commands
 from startup.settings.address import parse as parse_address
 from startup.settings.parsers import Item, boolean, choice, identifier, items, names, seconds, text, word, words
@@ -197,6 +198,9 @@ def _parse_address(reader: Reader, name: str, source: str, url: str, faults: lis
         faults.append(f"{source} cannot be read: {error}")
         reader.values[name] = log.MASK
         return None
+    if address.dialect == "postgresql":
+        for password in passwords.of_libpq(address, reader.environ):
+            log.hide(password)
     reader.values[name] = address.masked
     return address
 

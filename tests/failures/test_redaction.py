@@ -20,11 +20,12 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from tests.cluster.nodes import Project, Zygote
 from tests.conftest import Server, run_query
-from tests.leaks import leaks
+from tests.forms import FORMS
+from tests.leaks import MARKS, in_line, leaks
 
 ROOT = Path(__file__).parents[2]
 #: Each part of it shows in whatever form the rest is quoted.
-PASSWORD = "xLeft7 @/%:'\"\\#?&+é xRight7"
+PASSWORD = MARKS[-1]
 PARTS = ("xLeft7", "xRight7")
 TASKS = """
 import json, os, psycopg
@@ -147,3 +148,14 @@ def test_the_suites_own_look_sees_a_password_as_soon_as_the_redaction_is_taken_o
     node.run("without", "steps:tell@once", without="the_redaction", STARTUP_MODULE="")
     (found,) = leaks.take()
     assert "without: startup: error: task steps:tell failed: ValueError: postgresql://app:s3cr3t-Pa55@" in found
+
+
+@pytest.mark.parametrize("form", [name for name in FORMS if FORMS[name](PASSWORD) != PASSWORD])
+def test_the_suites_own_search_knows_each_form_and_misses_it_when_that_is_left_out(
+    monkeypatch: pytest.MonkeyPatch, form: str
+) -> None:
+    written = f"x {FORMS[form](PASSWORD)}"
+    others = {name: FORMS[name] for name in FORMS if FORMS[name](PASSWORD) not in written}
+    assert in_line(written)
+    monkeypatch.setattr("tests.leaks.FORMS", others)
+    assert not in_line(written)

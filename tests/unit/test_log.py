@@ -240,3 +240,29 @@ def test_no_process_has_the_password_on_its_command_line(
                 assert password[1] not in Path(f"/proc/{pid}/cmdline").read_text()
         except (ProcessLookupError, FileNotFoundError):
             continue
+
+
+@pytest.mark.parametrize(
+    "value", ["postgresql://u:Left7pw@h/d", "u:Left7pw@h", "host=h password=Left7pw", "//u:Left7pw@h"]
+)
+@pytest.mark.parametrize("name", ["DATABASE_URL_FILE", "STARTUP_DATABASE_URL_FILE"])
+def test_an_address_where_the_path_of_its_file_belongs_is_not_shown(startup: Any, name: str, value: str) -> None:
+    leaks(startup, {name: value, "STARTUP_TASKS": "migrate"}, "Left7pw")
+    done = startup("init", **{name: value})
+    assert done.returncode == 78 and f"{name} must be the path of a file" in done.stderr
+
+
+@pytest.mark.parametrize("place", ["PGPASSFILE", "passfile", "HOME", "PGPASSWORD", "PGSERVICEFILE"])
+def test_a_password_that_libpq_finds_outside_the_address_appears_nowhere(
+    startup: Any, tmp_path: Path, place: str
+) -> None:
+    startup.write(".pgpass", "# of all\nh:*:*:*:Left7\\:x\\\\yz\n", 0o600)
+    startup.write("services", "[it]\nhost=h\npassword=Left7:x\\yz\n")
+    startup.write("tasks.py", "def fail(context):\n    raise ValueError('it is Left7:x\\\\yz')\n")
+    file, environ = str(tmp_path / ".pgpass"), {"DATABASE_URL": "postgresql://127.0.0.1:1/d", "HOME": "/nowhere"}
+    if place == "passfile":
+        environ["DATABASE_URL"] += f"?passfile={file}"
+    values = {"HOME": str(tmp_path), "PGPASSWORD": "Left7:x\\yz", "PGSERVICEFILE": str(tmp_path / "services")}
+    environ |= {} if place == "passfile" else {place: values.get(place, file)}
+    done = startup("init", **environ, STARTUP_TASKS="tasks:fail@local", STARTUP_DATABASE_TIMEOUT="0.1")
+    assert "ValueError" in done.stderr and "Left7" not in done.stderr, done.stderr

@@ -290,7 +290,6 @@ def arguments(address: Address, node: str) -> dict[str, Any]:
     unknown = sorted(set(address.conninfo) - installed)
     if dropped := [*address.dropped, *unknown]:
         log.debug(f"{address.source}: parameters that libpq does not know are left out: {', '.join(dropped)}")
-    log.hide(os.environ.get("PGPASSWORD", ""))
     name = (APPLICATION + node).encode()[:NAME_BYTES].decode(errors="ignore")
     several = {"target_session_attrs": "read-write"} if "," in address.conninfo.get("host", "") else {}
     return {
