@@ -169,7 +169,7 @@ class Bench:
 
     def entrypoint_env(self, state: Path, **more: str) -> dict[str, str]:
         """The least that an entrypoint needs outside a container: a state directory."""
-        return {"STARTUP_STATE_DIR": str(state), "STARTUP_HOOKS_DIR": str(state / "none"), "STARTUP_NODE": "n", **more}
+        return {"STARTUP_STATE_DIR": str(state), "STARTUP_NODE": "n", **more}
 
 
 def end(process: subprocess.Popen[bytes]) -> None:

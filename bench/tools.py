@@ -53,7 +53,7 @@ class Ours(Tool):
             (directory / "migrations" / f"{number:05}_step.sql").write_text(sql(number))
 
     def command(self, directory: Path, url: str) -> tuple[list[str], dict[str, str]]:
-        env = {"DATABASE_URL": url, "STARTUP_HOOKS_DIR": str(directory / "none"), "STARTUP_NODE": "n"}
+        env = {"DATABASE_URL": url, "STARTUP_NODE": "n"}
         return [self._product.entrypoint, "startup", "init"], env
 
     def marks(self, count: int) -> str:

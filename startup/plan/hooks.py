@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import stat
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from itertools import takewhile
 
 from startup.settings.parsers import POLICIES, normal
 
-_LEFTOVER = re.compile(r"^[.#]|~$|\.(swp|swo|bak|orig|rej|tmp|dpkg-\w+|rpmnew|rpmsave)$", re.IGNORECASE)
+#: No hook, whatever it is: what somebody took out, and what editors and package managers leave.
+_NEVER = re.compile(r"^[._]")
+_LEFTOVER = re.compile(r"^#|~$|\.(swp|swo|bak|orig|rej|tmp|dpkg-\w+|rpmnew|rpmsave)$", re.IGNORECASE)
+
+
+_ELF = b"\x7fELF"
 
 
 @dataclass(frozen=True)
@@ -62,23 +69,53 @@ def find(hooks_dir: str, phase: str) -> HookScan:
         return scan
     if names and (_is_open(directory, scan) or _is_open(hooks_dir, scan)):
         return scan
+    others = []
     for name in names:
         path = os.path.join(directory, name)
-        if os.path.isdir(path):
+        if _NEVER.match(name) or os.path.isdir(path):
             continue
-        if why := _why_not(path, name):
-            scan.warnings.append(f"the hook {path} is not run: {why}")
-            continue
-        if _is_open(path, scan):
-            continue
-        hook = parse_name(path)
-        if not re.fullmatch(r"[a-z0-9_]+", hook.name):
-            form = "use letters, digits, - and _, as in 20-seed_plans.sh"
-            scan.faults.append(f"the hook {path} has no task's name: {form}")
-            continue
-        scan.faults += scan.same_name(hook)
-        scan.hooks.append(hook)
+        first = _first_line(path)
+        if _LEFTOVER.search(name) or not (first.startswith((b"#!", _ELF)) or re.match(r"\d|.*\.sh$", name)):
+            others.append(name)
+        elif why := _why_not(path, first):
+            scan.faults.append(f"the hook {path} cannot run: {why}; or begin its name with _, if it is none")
+        elif not _is_open(path, scan):
+            _add(scan, parse_name(path))
+    if others:
+        scan.warnings.append(f"in {directory} these files are no hooks, and are not run: {', '.join(others)}")
     return scan
+
+
+def survey(hooks_dir: str, phases: Collection[str], given: bool) -> HookScan:
+    """What is wrong with the directory as a whole: *given* (set) and not there, or holding what no phase reads."""
+    from difflib import get_close_matches
+
+    scan = HookScan()
+    try:
+        entries = sorted(os.scandir(hooks_dir), key=lambda one: one.name)
+    except OSError as error:
+        if given:
+            scan.faults.append(f"STARTUP_HOOKS_DIR is '{hooks_dir}': it cannot be read: {error.strerror}")
+        return scan
+    known = [f"{phase}.d" for phase in phases]
+    for entry in entries:
+        if _NEVER.match(entry.name) or entry.name in known:
+            continue
+        if entry.is_dir():
+            near = get_close_matches(entry.name, known, 1) or [", ".join(known)]
+            scan.warnings.append(f"{entry.path} is no phase's directory, nothing in it runs: right would be {near[0]}")
+        elif entry.name.endswith(".sh") or entry.name[0].isdigit():
+            scan.warnings.append(f"{entry.path} is in no phase's directory, so it is not run: move it to {known[1]}")
+    return scan
+
+
+def _add(scan: HookScan, hook: Hook) -> None:
+    if not re.fullmatch(r"[a-z0-9_]+", hook.name):
+        form = "use letters, digits, - and _, as in 20-seed_plans.sh"
+        scan.faults.append(f"the hook {hook.path} has no task's name: {form}")
+        return
+    scan.faults += scan.same_name(hook)
+    scan.hooks.append(hook)
 
 
 def parse_name(path: str) -> Hook:
@@ -91,25 +128,38 @@ def parse_name(path: str) -> Hook:
     return Hook(normal(".".join(parts)), policy, path)
 
 
-def _why_not(path: str, name: str) -> str:
-    if _LEFTOVER.search(name):
-        return "it looks like an editor's or a package manager's leftover"
+def _first_line(path: str) -> bytes:
     try:
         with open(path, "rb") as file:
-            first = file.readline(256)
-    except FileNotFoundError:
-        return "it is a link to nothing"
-    except OSError:
-        first = b""
+            return file.readline(256)
+    except OSError:  # a program may be executable and not readable
+        return b""
+
+
+def _why_not(path: str, first: bytes) -> str:
+    """Why the system would not execute it, and the cure."""
+    if not os.path.exists(path):
+        return "it is a link to nothing: make its target, or remove it"
     if not os.access(path, os.X_OK):
-        return "it is not executable (chmod +x)"
-    if first.startswith(b"#!") and first.endswith(b"\r\n"):
-        return "its lines end in CRLF, so the system looks for an interpreter that is not there"
+        return "it is not executable: chmod +x (git update-index --chmod=+x, COPY --chmod=755, a volume's defaultMode)"
+    if not first or first.startswith(_ELF):
+        return ""
+    if not first.startswith(b"#!"):
+        return "it has no first line that names its interpreter: right would be #!/bin/sh"
+    if first.endswith(b"\r\n"):
+        return "its lines end in CRLF, so the system looks for an interpreter that is not there: dos2unix, or eol=lf"
+    words = os.fsdecode(first[2:]).split()
+    if not words or not os.access(words[0], os.X_OK):
+        return f"its interpreter, '{words[0] if words else ''}', is not there: install it, or correct the first line"
+    program = next((word for word in words[1:] if not word.startswith("-") and "=" not in word), "")
+    if os.path.basename(words[0]) == "env" and program and not shutil.which(program):
+        return f"its interpreter, '{program}', is not on PATH: install it, or correct the first line"
     return ""
 
 
 def _is_open(path: str, scan: HookScan) -> bool:
-    if not os.stat(path).st_mode & stat.S_IWOTH:
+    """May everybody write it? Not where nobody can, as in a ConfigMap that is mounted read-only."""
+    if not os.stat(path).st_mode & stat.S_IWOTH or os.statvfs(path).f_flag & os.ST_RDONLY:
         return False
     scan.faults.append(f"STARTUP_HOOKS_DIR: everybody may write {path}: take that right away (chmod o-w)")
     return True

@@ -40,7 +40,9 @@ class Planner:
         self.settings = settings
         self.faults = list(settings.faults)
         self._hooks = {phase: hooks.find(settings.hooks_dir, phase) for phase in PHASES}
-        for scan in self._hooks.values():
+        whole = hooks.survey(settings.hooks_dir, PHASES, settings.given("STARTUP_HOOKS_DIR"))
+        self._hooks["post_start"].warnings[:0] = whole.warnings
+        for scan in (whole, *self._hooks.values()):
             self.faults += scan.faults
         for hook in self._hooks["post_start"].hooks:  # the ledger, too, knows a task by its name
             self.faults += self._hooks["pre_start"].same_name(hook)

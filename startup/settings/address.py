@@ -112,7 +112,10 @@ def _decode(text: str) -> str:
 
 
 def _decode_path(text: str) -> str:
-    decoded = unquote(text)
+    try:
+        decoded = unquote(text, errors="strict")
+    except UnicodeDecodeError:
+        raise ValueError("it holds a percent-encoding that is no UTF-8") from None
     if "\0" in decoded:
         raise ValueError("it holds %00, which no part of an address may")
     return decoded
@@ -129,7 +132,8 @@ def _parameters(query: str, decode: Callable[[str], str]) -> dict[str, list[str]
 def _postgresql(rest: str) -> Address:
     authority_and_path, _, query = rest.partition("?")
     authority, _, database = authority_and_path.partition("/")
-    if "@" in database or any("@" in pair.partition("=")[0] for pair in query.split("&")):
+    others = [pair for pair in query.split("&") if pair.partition("=")[0] not in (*LIBPQ, *_SCHEMA)]
+    if "@" in database or "@" in "".join(others) or (authority and "@" in query and "@" not in authority):
         raise ValueError(f"a user name or password ends before its last @: {ENCODE}")
     userinfo, _, hosts = authority.rpartition("@")
     if "@" in userinfo:  # libpq would take what follows the first one for the host

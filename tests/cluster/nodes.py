@@ -255,6 +255,7 @@ class Project:
     def start(self, name: str, tasks: str, *argv: str, real: bool = False, without: str = "", **env: Any) -> Node:
         """A node that runs *tasks*: forked, or *real*\\ ly started as its own program."""
         log = self.directory / f"{name}.{len(self.nodes)}.log"
+        (self.directory / "hooks").mkdir(exist_ok=True)
         environ = {
             "PATH": os.environ["PATH"],
             "DATABASE_URL": self.url,

@@ -56,6 +56,7 @@ class Stage:
             "directory": str(directory),
             "path": os.environ["PATH"],
         }
+        (directory / "hooks").mkdir(exist_ok=True)
         self.environ = {
             "PATH": os.environ["PATH"],
             "DATABASE_URL": self.url,

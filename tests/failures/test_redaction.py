@@ -60,6 +60,7 @@ def url(server: Server, database: str) -> Iterator[str]:
 def entrypoint(directory: Path, **environ: str) -> tuple[str, subprocess.CompletedProcess[str]]:
     """All that a start of the container writes, the state directory included."""
     state = directory / "state"
+    (directory / "hooks").mkdir(exist_ok=True)
     done = subprocess.run(
         ["sh", str(ROOT / "entrypoint.sh"), "sleep", "30"],
         cwd=directory,

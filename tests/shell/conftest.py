@@ -144,6 +144,7 @@ class Entrypoint:
             "STARTUP_TASKS": "none",
             "STARTUP_PING": "none",
         }
+        (directory / "hooks").mkdir(exist_ok=True)
         self._started: list[Running] = []
 
     def words(self, *command: str) -> list[str]:

@@ -46,6 +46,7 @@ def test_every_spelling_of_the_scheme_means_postgresql(scheme: str) -> None:
         ("postgresql://a%40b:p%2Fq%3F%23%25@/s%20p", {"user": "a@b", "password": "p/q?#%", "dbname": "s p"}),
         ("postgresql://app:p+q@db/x", {"user": "app", "password": "p+q", "host": "db", "dbname": "x"}),
         ("postgresql:///x?ssl=no-verify", {"sslmode": "require", "dbname": "x"}),
+        ("postgresql:///x?user=me@server", {"user": "me@server", "dbname": "x"}),
         ("postgresql://[::1]:5433/x", {"host": "::1", "port": "5433", "dbname": "x"}),
         ("postgresql://a:1,b:2,[::1]/x", {"host": "a,b,::1", "port": "1,2,", "dbname": "x"}),
         ("postgresql:///x?host=a:1&host=b:2", {"host": "a,b", "port": "1,2", "dbname": "x"}),

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import os
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from startup.plan.hooks import HookScan, find
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -58,10 +63,16 @@ def test_the_name_is_the_files_without_number_and_ending_and_holds_the_policy(
 
 
 def test_they_come_in_c_order(hooks: Path) -> None:
-    for file in ("b", "10-z", "9-y", "C", "a", "_x"):
+    for file in ("b", "10-z", "9-y", "C", "a"):
         write(hooks, file)
     found = find(str(hooks), "post_start")
-    assert [os.path.basename(hook.path) for hook in found.hooks] == ["10-z", "9-y", "C", "_x", "a", "b"]
+    assert [os.path.basename(hook.path) for hook in found.hooks] == ["10-z", "9-y", "C", "a", "b"]
+
+
+@pytest.mark.parametrize("file", ["_10-seed.sh", ".10-seed.sh", "..data", "_", ".gitkeep"])
+def test_a_name_that_begins_with_an_underscore_or_a_dot_is_never_a_hook(hooks: Path, file: str) -> None:
+    write(hooks, file)
+    assert find(str(hooks), "post_start") == HookScan()
 
 
 @pytest.mark.parametrize("file", ["10-é.sh", "10-.sh", "10-a b.sh", "10-seed.onec.sh"])
@@ -90,34 +101,87 @@ def test_a_name_given_twice_is_an_error_that_names_both_files(hooks: Path, first
 
 
 @pytest.mark.parametrize(
-    ("file", "body", "mode", "why"),
+    ("file", "body", "mode", "cure"),
     [
         ("10-seed.sh", "#!/bin/sh\n", 0o644, "chmod +x"),
-        ("10-seed.sh~", "#!/bin/sh\n", 0o755, "leftover"),
-        (".10-seed.sh.swp", "#!/bin/sh\n", 0o755, "leftover"),
-        ("#10-seed.sh#", "#!/bin/sh\n", 0o755, "leftover"),
-        ("10-seed.sh.bak", "#!/bin/sh\n", 0o755, "leftover"),
-        ("10-seed.sh.orig", "#!/bin/sh\n", 0o755, "leftover"),
-        ("10-seed.sh.dpkg-old", "#!/bin/sh\n", 0o755, "leftover"),
-        ("10-seed.sh", "#!/bin/sh\r\ntrue\r\n", 0o755, "CRLF"),
+        ("seed.sh", "true\n", 0o644, "chmod +x"),
+        ("10-seed", "true\n", 0o644, "chmod +x"),
+        ("seed", "#!/bin/sh\n", 0o644, "chmod +x"),
+        ("10-seed.sql", "SELECT 1;\n", 0o755, "right would be #!/bin/sh"),
+        ("seed.sh", "true\n", 0o755, "right would be #!/bin/sh"),
+        ("10-seed.sh", "#!/bin/sh\r\ntrue\r\n", 0o755, "dos2unix"),
+        ("seed", "#!/no/such/interpreter -x\n", 0o755, "'/no/such/interpreter', is not there"),
+        ("seed", "#!/usr/bin/env no-such-interpreter\n", 0o755, "'no-such-interpreter', is not on PATH"),
+        ("seed", "#!/usr/bin/env -S no-such-interpreter -v\n", 0o755, "'no-such-interpreter', is not on PATH"),
+        ("seed", "#!\n", 0o755, "'', is not there"),
     ],
 )
-def test_a_file_that_is_not_run_is_named_in_a_warning(hooks: Path, file: str, body: str, mode: int, why: str) -> None:
+def test_what_is_meant_as_a_hook_and_cannot_run_is_an_error_with_the_cure(
+    hooks: Path, file: str, body: str, mode: int, cure: str
+) -> None:
     path = write(hooks, file, body, mode)
     found = find(str(hooks), "post_start")
-    assert found.hooks == [] and found.faults == []
+    assert found.hooks == []
+    (fault,) = found.faults
+    assert f"the hook {path} cannot run" in fault and cure in fault
+
+
+def test_files_that_are_no_hooks_are_named_in_one_warning(hooks: Path) -> None:
+    names_of_others = ("10-seed.sh.bak", "10-seed.sh.dpkg-old", "10-seed.sh~", "README", "data.json", "#10-seed.sh#")
+    for file in names_of_others:
+        write(hooks, file, "#!/bin/sh\n" if file.startswith(("10", "#")) else "text\n")
+    found = find(str(hooks), "post_start")
+    assert (found.hooks, found.faults) == ([], [])
     (warning,) = found.warnings
-    assert str(path) in warning and why in warning
+    assert all(file in warning for file in names_of_others)
 
 
-def test_a_link_to_nothing_is_named_and_a_link_to_a_hook_is_one(hooks: Path) -> None:
+def test_a_link_to_nothing_is_an_error_and_a_link_to_a_hook_is_one(hooks: Path) -> None:
     target = write(hooks, "real", phase="elsewhere")
     write(hooks, "placeholder").unlink()
     (hooks / "post_start.d/10-broken").symlink_to("/nowhere")
     (hooks / "post_start.d/20-good").symlink_to(target)
     found = find(str(hooks), "post_start")
     assert names(found) == [("good", None)]
-    assert "10-broken" in found.warnings[0]
+    assert "10-broken" in found.faults[0] and "link to nothing" in found.faults[0]
+
+
+def test_a_program_is_a_hook_without_a_first_line(hooks: Path) -> None:
+    write(hooks, "placeholder").unlink()
+    shutil.copy("/bin/true", hooks / "post_start.d/check")
+    assert names(find(str(hooks), "post_start")) == [("check", None)]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounts a file system: needs root")
+def test_what_everybody_may_write_is_not_refused_where_nobody_can(hooks: Path) -> None:
+    """A ConfigMap: mode 0777, mounted read-only."""
+    write(hooks, "10-seed.sh", mode=0o777).parent.chmod(0o777)
+    code = "import sys; sys.path.insert(0, sys.argv[1])\nfrom startup.plan.hooks import find\n"
+    code += "found = find(sys.argv[2], 'post_start'); print(found.faults, [hook.name for hook in found.hooks])"
+    mount = 'mount --bind "$1" "$1" && mount -o remount,ro,bind "$1" && exec "$2" -c "$3" "$4" "$1"'
+    words = ("unshare", "--mount", "sh", "-c", mount, "sh", str(hooks), sys.executable, code, str(ROOT))
+    done = subprocess.run(words, capture_output=True, text=True)
+    if "unshare" in done.stderr or "mount" in done.stderr:
+        pytest.skip(f"no mounts here: {done.stderr.strip()}")
+    assert done.stdout == "[] ['seed']\n", done.stderr
+
+
+def test_a_directory_that_was_set_must_be_there_and_its_subdirectories_must_be_phases(
+    startup: Any, hooks: Path
+) -> None:
+    done = startup("init", STARTUP_HOOKS_DIR="/nowhere", STARTUP_TASKS="none")
+    assert done.returncode == 78 and "STARTUP_HOOKS_DIR is '/nowhere'" in done.stderr
+    write(hooks, "10-seed.sh", phase="poststart")
+    (hooks / "20-lost.sh").write_text("#!/bin/sh\n")
+    for name in ("..data", "_old.d", ".git"):
+        (hooks / name).mkdir()
+    done = startup("init", STARTUP_HOOKS_DIR=str(hooks), STARTUP_TASKS="none")
+    assert done.returncode == 0
+    assert (
+        f"{hooks}/poststart.d is no phase's directory" in done.stderr and "right would be post_start.d" in done.stderr
+    )
+    assert "20-lost.sh is in no phase's directory" in done.stderr
+    assert "..data" not in done.stderr and "_old" not in done.stderr and ".git" not in done.stderr
 
 
 def test_a_file_that_everybody_may_write_is_refused(hooks: Path) -> None:
@@ -200,16 +264,18 @@ def test_one_name_around_the_apps_end_is_none(startup: Any, hooks: Path) -> None
     assert startup("init", STARTUP_HOOKS_DIR=str(hooks)).returncode == 0
 
 
-def test_a_warning_of_a_file_that_is_not_run_is_on_stderr(startup: Any, hooks: Path) -> None:
-    write(hooks, "10-seed.sh", mode=0o644)
-    done = startup("init", STARTUP_HOOKS_DIR=str(hooks))
-    assert done.returncode == 0 and "10-seed.sh" in done.stderr and "warning" in done.stderr
+def test_a_hook_that_cannot_run_stops_everything_before_anything_runs(startup: Any, hooks: Path) -> None:
+    write(hooks, "10-first.local.sh", "#!/bin/sh\necho ran\n")
+    write(hooks, "20-seed.sh", mode=0o644)
+    for verb in ("init", "plan"):
+        done = startup(verb, STARTUP_HOOKS_DIR=str(hooks))
+        assert done.returncode == 78 and "20-seed.sh cannot run" in done.stderr and "ran" not in done.stderr.split()
 
 
-def test_a_hook_without_its_interpreter_fails_with_words(startup: Any, hooks: Path) -> None:
-    write(hooks, "10-seed.local", "#!/no/such/interpreter\n")
+def test_files_that_are_not_run_are_in_a_warning_on_stderr(startup: Any, hooks: Path) -> None:
+    write(hooks, "README", "Read me.\n", mode=0o644)
     done = startup("init", STARTUP_HOOKS_DIR=str(hooks))
-    assert done.returncode == 70 and "10-seed.local" in done.stderr and "Traceback" not in done.stderr
+    assert done.returncode == 0 and "README" in done.stderr and "warning" in done.stderr
 
 
 def test_skipped_tasks_are_skipped_in_hook_directories_too(startup: Any, hooks: Path) -> None:

@@ -35,7 +35,8 @@ def _own_modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[No
 
 
 def plan(phase: str = "post_start", named: list[str] | None = None, /, **environ: str) -> Plan:
-    settings = load({"DATABASE_URL": POSTGRES, "STARTUP_HOOKS_DIR": str(Path.cwd() / "hooks"), **environ})
+    hooks = {"STARTUP_HOOKS_DIR": "hooks"} if Path("hooks").is_dir() else {}
+    settings = load({"DATABASE_URL": POSTGRES, **hooks, **environ})
     return resolve(settings, phase, named)
 
 
