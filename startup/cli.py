@@ -5,10 +5,11 @@ from __future__ import annotations
 import argparse
 import importlib
 import os
+import re
 import signal
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 from startup import __version__, log
 from startup.errors import APP_ENDED, TASK_FAILED, AppEnded, Interrupted, StartupError
@@ -73,8 +74,30 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _tell_of_a_defect(error)
 
 
+class _Parser(argparse.ArgumentParser):
+    """Its errors name what was meant: the nearest verb, or how a task is run."""
+
+    def error(self, message: str) -> NoReturn:
+        found = re.search(r"invalid choice: '(.*?)'", message)
+        super().error(message + (_meant(found[1]) if found else ""))
+
+
+def _meant(word: str) -> str:
+    from difflib import get_close_matches
+
+    known = f"migrate insert_users {os.environ.get('STARTUP_TASKS', '')} {os.environ.get('STARTUP_PRE_START', '')}"
+    tasks = {re.sub(r"@.*", "", name) for name in re.split(r"[\s,]+", known)}
+    tasks |= {name.removeprefix("STARTUP_TASK_").lower() for name in os.environ if name.startswith("STARTUP_TASK_")}
+    name = word.lower().replace("-", "_")
+    if name in tasks:
+        return f"; to run a task: startup run {word}"
+    near = get_close_matches(word.lower(), VERBS, 1, 0.6) or get_close_matches(name, tasks, 1)
+    meant = f"; did you mean {near[0] if near[0] in VERBS else f'run {near[0]}'}?" if near else ""
+    return f"{meant}; a task is run by: startup run NAME, and an app of the name startup is called by its path"
+
+
 def _parser(verbs: Verbs) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="startup", description="Startup tasks for a container: see the README.")
+    parser = _Parser(prog="startup", description="Startup tasks for a container: see the README.")
     parser.add_argument("--version", action="version", version=f"startup-tasks {__version__}")
     parser.set_defaults(verb="flow.init", name=[])
     parsers = parser.add_subparsers(metavar="VERB")

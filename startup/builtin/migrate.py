@@ -66,6 +66,16 @@ class Migrate(Builtin):
         )
         return f"{count} applied"
 
+    def examine(self, session: Session, warn: Callable[[str], None]) -> None:
+        """TaskFailed for files that would not be applied, and for what a review finds."""
+        from startup.migrations import apply, tables
+
+        state = tables.pending(session, self.catalog)
+        apply.examine(session, self.catalog, state)
+        if state.interrupted and session.holder(migrations=True):
+            state = replace(state, interrupted=())  # what looks so may be running now
+        apply.review(session, self.catalog, state, drift=self._drift, warn=warn)
+
     def preview(self, session: Session) -> tuple[str, list[str]]:
         """How many are pending, and their SQL."""
         from startup.migrations import rollback, tables

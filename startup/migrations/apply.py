@@ -306,6 +306,15 @@ def mends_itself(record: Record, catalog: Catalog, dialect: Dialect) -> bool:
     return indexes.index_statement(script.statements[0]) is not None
 
 
+def examine(session: Session, catalog: Catalog, state: State) -> dict[str, yoyos.Steps]:
+    """Read all that is pending; its Python files' steps. TaskFailed with every fault that can be seen.
+
+    Changes nothing and needs no lock.
+    """
+    files.check([*state.pending, *(catalog.post_apply if state.pending else state.owed)], catalog, session.dialect)
+    return yoyos.load([*state.pending, *catalog.post_apply], catalog)
+
+
 def review(session: Session, catalog: Catalog, state: State, *, drift: Drift, warn: Callable[[str], None]) -> None:
     """Say what is odd about the database's migrations; changes nothing and needs no lock.
 
@@ -365,11 +374,10 @@ def apply(
     are left for the task. Raises TaskFailed with what went wrong, what is committed and what to do; LockLost.
     """
     state = tables.pending(session, catalog)
-    files.check([*state.pending, *(catalog.post_apply if state.pending else state.owed)], catalog, session.dialect)
+    steps = examine(session, catalog, state)
     if state.nothing_to_do and not state.interrupted:
         review(session, catalog, state, drift=drift, warn=warn)
         return 0
-    steps = yoyos.load([*state.pending, *catalog.post_apply], catalog)
     yoyos.create_tables(session, node)
     with lock.held(session, deadline, report) as row:
         state = tables.pending(session, catalog)  # as it stays: nobody else is at it now

@@ -62,7 +62,19 @@ class Planner:
             for hook in self._hooks[phase].hooks:
                 if hook.name not in names:
                     self._add(plan, Item(hook.name), asked_for=True)
+            if phase == "post_start" and (unlisted := self._unlisted()):
+                plan.notes.append(f"on no list, so not run: {', '.join(unlisted)}")
         return plan
+
+    def _unlisted(self) -> list[str]:
+        """The tasks that are defined and that no phase runs, with the name that may have been meant."""
+        from difflib import get_close_matches
+
+        run = {item.name for phase in PHASES for item in self._listed(phase)}
+        run |= {hook.name for scan in self._hooks.values() for hook in scan.hooks}
+        unlisted = sorted({*self.settings.definitions, *registry} - run - self.settings.skip)
+        near = {name: get_close_matches(name, sorted({*run, *BUILT_IN}), 1, 0.75) for name in unlisted}
+        return [f"{name} (did you mean {near[name][0]}?)" if near[name] else name for name in unlisted]
 
     def check(self, others: bool = True) -> None:
         """Raise SettingError with every fault, when one was found: with those of the *others*, phases not planned yet.

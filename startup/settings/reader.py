@@ -67,7 +67,7 @@ class Reader:
         found: dict[str, tuple[str, str]] = {}
         for file in (path, f"{path}.{env}"):
             if os.path.isfile(file):
-                parsed = self._parse_dotenv(file)
+                parsed = self._parse_dotenv(file, bool(given))
                 for name, value in parsed.items():
                     if value and self._other_form(name) not in parsed:
                         found.pop(self._other_form(name), None)
@@ -82,19 +82,28 @@ class Reader:
                 self.environ[name] = value
                 self.origins[name] = file
 
-    def _parse_dotenv(self, file: str) -> dict[str, str]:
+    def _parse_dotenv(self, file: str, given: bool) -> dict[str, str]:
+        """What *file* sets. What is wrong is a fault where it was *given*, a warning in what is no dotenv file."""
         from dotenv.parser import parse_stream
 
         values: dict[str, str] = {}
+        wrong = []
         try:
-            with open(file, encoding="utf-8") as stream:
+            with open(file, encoding="utf-8-sig") as stream:
                 for binding in parse_stream(stream):
                     if binding.error:
-                        self.faults.append(f"{file}, line {binding.original.line}: it must be NAME=VALUE, or a comment")
+                        wrong.append(f"{file}, line {binding.original.line}: it must be NAME=VALUE, or a comment")
+                    elif "\0" in binding.original.string:
+                        wrong.append(f"{file}, line {binding.original.line}: it holds a NUL byte: is this UTF-8 text?")
                     elif binding.key is not None and binding.value is not None:
                         values[binding.key] = binding.value
         except (OSError, UnicodeDecodeError) as error:
-            self.faults.append(f"{file} cannot be read: {error}")
+            reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+            wrong.append(f"{file} cannot be read: {reason}")
+        if given or (values and "STARTUP_ENV" in self.environ):
+            self.faults += wrong
+        elif wrong:  # the app's own APP_ENV may mean nothing to us, and its file be something else
+            self.warnings.append(f"{wrong[0]}; STARTUP_DOTENV=none, if it is no dotenv file")
         return values
 
     def read_secret(self, name: str) -> tuple[str, str]:
@@ -160,10 +169,18 @@ class Reader:
         for name in sorted(self.environ):
             in_a_task = self.environ.keys() >= GIVEN_TO_TASKS
             known = name in names or (in_a_task and name in GIVEN_TO_TASKS) or name.startswith("STARTUP_TASK_")
-            if name.startswith("STARTUP_") and not known:
+            if name.startswith("STARTUP_") and not known and not _is_service_link(name, self.environ):
                 self.warnings.append(
                     f"{name} ({self.origins[name]}) is no setting: did you mean {_nearest(name, names)}?"
                 )
+
+
+def _is_service_link(name: str, environ: Mapping[str, str]) -> bool:
+    """What Kubernetes and Docker's links set for a service called ``startup`` or ``startup-...``: none is a setting."""
+    link = r"(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_\w+)?|NAME|ENV_\w+)"
+    services = (one.removesuffix("PORT") for one in environ if re.fullmatch(r"STARTUP_(\w+_)?PORT", one))
+    found = [one for one in services if re.match(r"(tcp|udp|sctp)://", environ[f"{one}PORT"])]
+    return any(name.startswith(one) and re.fullmatch(link, name.removeprefix(one)) for one in found)
 
 
 def _nearest(name: str, names: Collection[str]) -> str:

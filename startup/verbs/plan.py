@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator
+from contextlib import closing
 from functools import partial
 
 from startup import log
@@ -18,24 +19,30 @@ from startup.verbs import common
 
 
 def plan(arguments: argparse.Namespace, interrupts: Interrupts) -> int:
-    """What ``init`` would run, and why not the rest. Opens the database to look, changes nothing."""
+    """What ``init`` would run, and why not the rest. Opens the database to look, changes nothing.
+
+    Ends with the error, and so the code, with which ``init`` would be refused.
+    """
     settings = common.load(warn=True)
     planner = Planner(settings)
     resolved = planner.plan("post_start")
     planner.check()
     for warning in resolved.warnings:
         log.warn(warning)
-    cluster, why = Cluster(settings, interrupts, partial(connect, settings)), ""
-    try:
-        if resolved.clustered:
-            cluster.open()
-    except StartupError as error:
-        why = f"cannot be told: {error}"
-    try:
-        for line in _lines(settings, resolved, cluster, why):
+    cluster, refused = Cluster(settings, interrupts, partial(connect, settings)), list[StartupError]()
+    with closing(cluster):
+        try:
+            if resolved.clustered:
+                cluster.open()
+        except StartupError as error:
+            refused.append(error)
+        for line in _lines(settings, resolved, cluster, "".join(f"cannot be told: {error}" for error in refused)):
             print(log.plain(log.redact(line)))
-    finally:
-        cluster.close()
+        if refused:
+            raise refused[0]
+        for task in resolved.tasks:
+            if task.builtin is not None and task.clustered:
+                task.builtin.examine(cluster.session, log.warn)
     return 0
 
 

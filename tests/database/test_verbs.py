@@ -135,7 +135,46 @@ def test_plan_shows_what_runs_after_migrations_and_what_was_interrupted(image: A
     assert "SELECT 'afterwards'" not in ok(image, "plan")
     image.write("migrations/0003_fill.sql", "-- transactional: false\nINSERT INTO plans VALUES (1);\nSELECT wrong;\n")
     assert image("init").returncode == 70
-    assert "interrupted: 0003_fill (started, 1 statements done, on node-a" in ok(image, "plan")
+    done = image("plan")
+    assert "interrupted: 0003_fill (started, 1 statements done, on node-a" in done.stdout
+    assert done.returncode == 70 and "was interrupted" in done.stderr, "as init"
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("0003_bad.sql", "\\\\copy plans FROM plans.csv\n"),
+        ("0003_bad.sql", "-- depends: 0000_nothing\nSELECT 1;\n"),
+        ("0003_bad.sql", "COMMIT;\n"),
+        ("0003_bad.py", "def up(): pass\n"),
+    ],
+)
+def test_plan_ends_as_init_would_and_changes_nothing(image: Any, query: Any, name: str, content: str) -> None:
+    image.write(f"migrations/{name}", content)
+    planned = image("plan")
+    assert tables(image, query) == set() or "users" not in tables(image, query)
+    refused = image("init")
+    assert planned.returncode == refused.returncode != 0, planned.stderr + refused.stderr
+    assert planned.stderr.split(": ", 2)[2].partition("nothing has been")[0] in refused.stderr
+
+
+def test_plan_of_a_database_that_is_not_there_ends_as_init_would(startup: Any, free_port: int) -> None:
+    environ = {"DATABASE_URL": f"postgresql://127.0.0.1:{free_port}/x", "STARTUP_DATABASE_TIMEOUT": "0.2"}
+    startup.write("migrations/0001_a.sql", "SELECT 1;\n")
+    done = startup("plan", **environ)
+    assert done.returncode == 69 and "1. migrate" in done.stdout and "cannot be told" in done.stdout
+
+
+def test_a_task_that_is_on_no_list_is_shown_with_what_may_have_been_meant(image: Any) -> None:
+    image.write("tasks.py", "from startup import task\n@task\ndef never(context): pass\n")
+    more = {"STARTUP_TASK_SEED": "true", "STARTUP_TASK_MIGRAT": "true", "STARTUP_MODULE": "tasks"}
+    more |= {"STARTUP_TASK_DRAIN": "true", "STARTUP_PRE_STOP": "drain", "STARTUP_TASKS": "migrate"}
+    line = "on no list, so not run: migrat (did you mean migrate?), never, seed"
+    assert f"-  {line}\n" in ok(image, "plan", **more)
+    assert line in ok(image, "describe", **more)
+    assert line in json.loads(ok(image, "describe", "--json", **more))["notes"]
+    assert f"startup: {line}\n" in image("init", **more).stderr
+    assert "on no list" not in ok(image, "plan", **{**more, "STARTUP_TASKS": "migrate migrat never seed"})
 
 
 def test_plan_of_a_follower_says_that_it_only_waits(image: Any) -> None:

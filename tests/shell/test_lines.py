@@ -118,3 +118,8 @@ def test_startup_anything_is_ours_and_never_the_app(entrypoint: Entrypoint) -> N
     done = entrypoint.run("startup", "migrate")
     assert done.returncode == 2
     assert "invalid choice: 'migrate'" in done.stderr
+    assert "to run a task: startup run migrate" in done.stderr
+    for word, meant in (("staus", "status"), ("inti", "init"), ("sed", "run seed"), ("migrat", "run migrate")):
+        done = entrypoint.run("startup", word, env={"STARTUP_TASK_SEED": "true"})
+        assert done.returncode == 2 and f"did you mean {meant}?" in done.stderr, done.stderr
+    assert "startup run NAME" in entrypoint.run("startup", "zzzzzz").stderr

@@ -398,6 +398,46 @@ def test_a_line_of_a_dotenv_file_that_cannot_be_read_is_a_fault_with_its_place_a
     assert ".env, line 2" in fault and "hunter2" not in fault
 
 
+@pytest.mark.parametrize(
+    "content", [b"Read me first.\nThis file is prose.\n", b"\xff\xfe=\n", b"A=1\nit is prose\n", None]
+)
+def test_a_default_file_that_is_no_dotenv_file_is_a_warning_and_one_that_was_set_a_fault(content: bytes | None) -> None:
+    """The app, whose APP_ENV it is, worked before."""
+    if content is None:
+        if os.geteuid() == 0:
+            pytest.skip("root reads everything")
+        write(".env", "A=1\n")
+        os.chmod(".env", 0)
+    else:
+        with open(".env", "wb") as file:
+            file.write(content)
+    settings = good(APP_ENV="dev")
+    (warning,) = settings.warnings
+    assert ".env" in warning and "STARTUP_DOTENV=none" in warning and "prose" not in warning
+    assert faults(APP_ENV="dev", STARTUP_DOTENV=".env")
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_name_and_a_nul_byte_is_a_fault() -> None:
+    write(".env", "\ufeffSTARTUP_RELEASE=7\n")
+    assert good(STARTUP_ENV="dev").release == "7"
+    write(".env", "A=1\nSTARTUP_REL\0EASE=7\nB=\0\n")
+    assert all("NUL" in one for one in faults(STARTUP_ENV="dev")) and len(faults(STARTUP_ENV="dev")) == 2
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("STARTUP_PORT", "STARTUP_SERVICE_HOST", "STARTUP_SERVICE_PORT", "STARTUP_SERVICE_PORT_HTTP"),
+        *("STARTUP_PORT_5432_TCP", "STARTUP_PORT_5432_TCP_ADDR", "STARTUP_PORT_5432_TCP_PROTO"),
+        *("STARTUP_DB_PORT", "STARTUP_DB_SERVICE_HOST", "STARTUP_DB_PORT_80_TCP_PORT"),
+    ],
+)
+def test_what_kubernetes_sets_for_a_service_of_that_name_is_known_as_what_it_is(name: str) -> None:
+    links = {"STARTUP_PORT": "tcp://10.0.0.1:5432", "STARTUP_DB_PORT": "tcp://10.0.0.2:80"}
+    assert good(**{name: "10.0.0.1", **links}).warnings == []
+    assert len(good(STARTUP_PORTS="80", STARTUP_SERVICE_HOST="x").warnings) == 2, "nothing says that it is a link"
+
+
 def test_a_dotenv_files_fault_names_the_file() -> None:
     write(".env", "STARTUP_TIMEOUT=soon\n")
     (fault,) = faults(STARTUP_ENV="dev")
