@@ -13,7 +13,7 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from functools import cache
@@ -68,6 +68,15 @@ def redact(text: str) -> str:
     for pattern in _words.values():
         text = pattern.sub(MASK, text)
     return _PASSWORD.sub(rf"\1{MASK}@", text)
+
+
+def without(text: str, values: Iterable[str]) -> str:
+    """*text* without *values*, in whatever form; one of a few letters or digits as a word alone."""
+    for value in sorted(filter(None, values), key=len, reverse=True):
+        short = len(value) < _CUT and value.isalnum()
+        pattern = re.compile(rf"\b{value}\b") if short else _forms.__wrapped__(value)[2]
+        text = pattern.sub(MASK, text)
+    return text
 
 
 @cache
