@@ -20,6 +20,8 @@ class Builtin(ABC):
     refusal: str = "it works on the database, and the policy local does without; say always, change, release or once"
     #: Has it a row in the ledger, in one transaction with what it does? Else it remembers by itself what is done.
     ledgered: bool = True
+    #: What a person should see, which ends nothing; filled by :meth:`prepare`.
+    warnings: Sequence[str] = ()
     #: What the policy ``change`` watches: a text, and files.
     definition: str = ""
     files: Sequence[str] = ()

@@ -29,6 +29,7 @@ class Migrate(Builtin):
 
         given = self.settings.given("STARTUP_MIGRATIONS")
         self.catalog = files.load(self.settings.migrations, given=given)
+        self.warnings = files.overlooked(self.catalog)
         return self.catalog.note or ""
 
     def is_done(self, session: Session, warn: Callable[[str], None]) -> bool:

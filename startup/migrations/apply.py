@@ -375,6 +375,8 @@ def apply(
     """
     state = tables.pending(session, catalog)
     steps = examine(session, catalog, state)
+    for text in filter(None, (files.without_colon(migration, catalog) for migration in state.pending)):
+        warn(text)
     if state.nothing_to_do and not state.interrupted:
         review(session, catalog, state, drift=drift, warn=warn)
         return 0

@@ -14,7 +14,7 @@ import heapq
 import os
 import re
 from collections.abc import Iterable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -83,7 +83,7 @@ class Catalog:
         from startup.migrations import sqltext
 
         if (migration, dialect) not in self._parsed:
-            script = sqltext.parse(migration.text, dialect)
+            script = sqltext.parse(migration.text, dialect, known=self.by_id)
             self._parsed.clear()
             self._parsed[migration, dialect] = script
         return self._parsed[migration, dialect]
@@ -169,7 +169,9 @@ def _expand(wanted: str, given: bool) -> list[tuple[str, list[str]]] | str:
     if found:
         return found
     if not given:
-        return f"no migrations: no directory {wanted!r} here ({VARIABLE} would name another)"
+        tool = next((tool for mark, tool in MARKS.items() if os.path.exists(mark)), None)
+        hint = f". To run {tool.name}'s at startup set STARTUP_TASK_MIGRATE='{tool.command}'" if tool else ""
+        return f"no migrations: no directory {wanted!r} here ({VARIABLE} would name another){hint}"
     return f"{VARIABLE}={wanted!r}: no such directory (the working directory is {os.getcwd()})"
 
 
@@ -228,6 +230,52 @@ DBMATE = OtherTool("dbmate", "dbmate --migrations-dir migrations up")
 GOOSE = OtherTool("goose", "goose -dir migrations up")
 SQL_MIGRATE = OtherTool("sql-migrate", "sql-migrate up")
 UP_DOWN = OtherTool("golang-migrate or sqlx", 'migrate -path migrations -database "$DATABASE_URL" up')
+#: By what lies in the working directory of a project that has its migrations elsewhere.
+MARKS = {
+    "manage.py": DJANGO,
+    "alembic.ini": ALEMBIC,
+    "prisma/schema.prisma": PRISMA,
+    "prisma/schema": PRISMA,
+    "drizzle.config.ts": OtherTool("Drizzle", "npx drizzle-kit migrate"),
+    "knexfile.js": OtherTool("Knex", "npx knex migrate:latest"),
+    "knexfile.ts": OtherTool("Knex", "npx knex migrate:latest"),
+    ".sequelizerc": OtherTool("Sequelize", "npx sequelize-cli db:migrate"),
+    "bin/rails": OtherTool("Rails", "bin/rails db:migrate"),
+    "artisan": OtherTool("Laravel", "php artisan migrate --force"),
+    "bin/console": OtherTool("Doctrine", "php bin/console doctrine:migrations:migrate --no-interaction"),
+    "mix.exs": OtherTool("Ecto", "mix ecto.migrate"),
+    "flyway.toml": OtherTool("Flyway", "flyway migrate"),
+    "flyway.conf": OtherTool("Flyway", "flyway migrate"),
+    "liquibase.properties": OtherTool("Liquibase", "liquibase update"),
+    "atlas.hcl": OtherTool("Atlas", "atlas migrate apply --env production"),
+    "sqitch.plan": OtherTool("Sqitch", "sqitch deploy"),
+}
+_NEARLY = re.compile(r"\.sql(\.txt)?$", re.IGNORECASE)
+_WITHOUT_COLON = re.compile(r"[^\S\n]*--[^\S\n]*depends[^\S\n]+([^\n:]+)$", re.MULTILINE)
+
+
+def overlooked(catalog: Catalog) -> list[str]:
+    """Warnings: files that are nearly migrations."""
+    found = []
+    for directory in dict.fromkeys(migration.directory for migration in catalog.migrations):
+        with suppress(OSError):
+            for name in sorted(os.listdir(directory)):
+                if _NEARLY.search(name) and not _is_migration(name) and not name.endswith(".rollback.sql"):
+                    path = os.path.join(directory, name)
+                    found.append(f"{path} is no migration, so it is left out: its name would have to end in .sql")
+    return found
+
+
+def without_colon(migration: Migration, catalog: Catalog) -> str:
+    """A warning: a line that is nearly a directive; '' where there is none."""
+    from startup.migrations import sqltext
+
+    line = _WITHOUT_COLON.match(migration.text) if migration.is_sql else None
+    if line is None or not sqltext.names_one(line[1], catalog.by_id):
+        return ""
+    return f"{migration.path}: '-- depends {line[1]}' is read as a comment: right would be -- depends: {line[1]}"
+
+
 FLYWAY = OtherTool("Flyway or refinery", "flyway migrate")
 
 

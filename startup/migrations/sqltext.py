@@ -6,6 +6,7 @@ Where statements begin and end the database's dialect says.
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from dataclasses import dataclass, field
 
 from startup.database.session import Dialect
@@ -33,15 +34,18 @@ _PLAIN_BEGIN = re.compile(
 _PLAIN_COMMIT = re.compile(r"(?:commit|end)(?: work| transaction)? ?;?$")
 
 
-def parse(text: str, dialect: Dialect, transactional: bool | None = None) -> Script:
+def parse(
+    text: str, dialect: Dialect, transactional: bool | None = None, known: Collection[str] | None = None
+) -> Script:
     """Split *text*, read its directives, and collect its faults in the order of the file.
 
-    *transactional* overrules the directive: a rollback file's own means nothing to yoyo.
+    *transactional* overrules the directive: a rollback file's own means nothing to yoyo. *known* are the ids that what
+    only looks like ``-- depends:`` may be meant for; without them all of it is.
     """
     whole = dialect.split(text)
     statements = whole.statements
     first = statements[0].offset if statements else len(text)
-    directives, faults = _directives(text, first, whole.quoted)
+    directives, faults = _directives(text, first, whole.quoted, known)
     faults += whole.faults
     if "\0" in text:
         faults.append(Fault(text.index("\0"), "a NUL byte: is this file UTF-8 text?"))
@@ -91,7 +95,9 @@ _OTHER_TOOL = re.compile(
 )
 
 
-def _directives(text: str, first: int, quoted: list[Range]) -> tuple[dict[str, list[str]], list[Fault]]:
+def _directives(
+    text: str, first: int, quoted: list[Range], known: Collection[str] | None = None
+) -> tuple[dict[str, list[str]], list[Fault]]:
     """The directives of the top block, and what looks like one there (or is one elsewhere) and would not be read."""
     directives: dict[str, list[str]] = {}
     faults: list[Fault] = []
@@ -106,6 +112,8 @@ def _directives(text: str, first: int, quoted: list[Range]) -> tuple[dict[str, l
         exact = _DIRECTIVE.match(text, found.start())
         if meant is None or _inside(found.start(), quoted) or (exact is None and found.start() >= first):
             continue
+        if meant == "depends" and (exact is None or found.start() >= block) and not names_one(value, known):
+            continue  # prose: "Depends: none"
         where = found.start(1)
         is_boolean = value.lower() in ("true", "false")
         if exact is None:
@@ -122,6 +130,13 @@ def _directives(text: str, first: int, quoted: list[Range]) -> tuple[dict[str, l
         else:
             directives.setdefault(meant, []).append(value)
     return directives, faults
+
+
+def names_one(text: str, known: Collection[str] | None) -> bool:
+    """Is one of the words an id that is *known*, or nearly?"""
+    from difflib import get_close_matches
+
+    return known is None or any(get_close_matches(word, known, 1, 0.8) for word in re.findall(r"[^\s,]+", text))
 
 
 def _within_one_edit(word: str, name: str) -> bool:

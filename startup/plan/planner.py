@@ -104,6 +104,7 @@ class Planner:
             self._check_stop_task(task, item)
         self._check_policy(task, item)
         note = self._prepare(task, asked_for)
+        plan.warnings += task.builtin.warnings if task.builtin else ()
         if note:
             plan.notes.append(note)
             return

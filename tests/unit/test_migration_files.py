@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -252,3 +253,57 @@ def test_index_statements_are_told_from_others() -> None:
     )
     assert index("drop index concurrently if exists s.i restrict;") == IndexStatement("s.i", None)
     assert index("CREATE INDEX i ON t (x)") is index("CREATE INDEX CONCURRENTLY ON t (x)") is None
+
+
+@pytest.mark.parametrize(
+    ("header", "fault"),
+    [
+        ("-- Depends: none", ""),
+        ("-- depend: nothing else", ""),
+        ("-- Requires: pg_net extension", ""),
+        ("-- Dependencies: none", ""),
+        ("-- Depends: 0001_users", "is not read"),
+        ("-- depend: 0001_user", "is not read"),
+        ("-- Transactional: false", "is not read"),
+    ],
+)
+def test_prose_in_a_files_header_is_a_comment_and_what_names_an_id_a_fault(header: str, fault: str) -> None:
+    found = sqltext.parse(f"{header}\nSELECT 1;\n", POSTGRESQL, known=["0001_users", "0002_plans"]).faults
+    assert bool(found) == bool(fault) and all(fault in one.message for one in found)
+
+
+def test_files_and_lines_that_are_nearly_right_are_named_in_a_warning(startup: Any, sqlite_url: str) -> None:
+    startup.write("migrations/0001_a.sql", "CREATE TABLE a (i int);\n")
+    startup.write("migrations/0002_b.sql", "-- depends 0001_a\nCREATE TABLE b (i int);\n")
+    for name in ("0003_c.SQL", "0004_d.sql.txt", "0001_a.rollback.sql", "notes.txt"):
+        startup.write(f"migrations/{name}", "SELECT 1;\n")
+    done = startup("init", DATABASE_URL=sqlite_url)
+    assert done.returncode == 0, done.stderr
+    warned = [line for line in done.stderr.splitlines() if "warning" in line]
+    assert len(warned) == 3 and "0003_c.SQL is no migration" in warned[0] and "0004_d.sql.txt" in warned[1]
+    assert "right would be -- depends: 0001_a" in warned[2]
+
+
+@pytest.mark.parametrize(
+    ("mark", "command"),
+    [("manage.py", "python manage.py migrate"), ("alembic.ini", "alembic upgrade head"), ("bin/rails", "db:migrate")],
+)
+def test_another_tools_project_without_migrations_of_ours_is_named_with_its_command(
+    startup: Any, sqlite_url: str, mark: str, command: str
+) -> None:
+    startup.write(mark, "")
+    done = startup("init", DATABASE_URL=sqlite_url)
+    assert done.returncode == 0
+    assert (
+        "no directory 'migrations' here" in done.stderr
+        and f"STARTUP_TASK_MIGRATE='{command}" in done.stderr.replace("bin/rails ", "")
+    )
+
+
+def test_begin_counts_outside_parentheses_alone_as_psql_has_it() -> None:
+    """psqlscan.l: identifiers are counted where paren_depth is 0."""
+    text = 'CREATE FUNCTION f(begin int, "end" int) RETURNS int LANGUAGE sql RETURN begin + 1; SELECT 2;'
+    split = POSTGRESQL.split(text)
+    assert [one.text for one in split.statements] == [text[: text.index(" SELECT")], "SELECT 2;"]
+    body = "CREATE OR REPLACE PROCEDURE p(a int) BEGIN ATOMIC SELECT (CASE WHEN a > 1 THEN 1 END); END; SELECT 3;"
+    assert [one.text for one in POSTGRESQL.split(body).statements] == [body[: body.index(" SELECT 3")], "SELECT 3;"]
