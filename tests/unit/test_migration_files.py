@@ -302,7 +302,7 @@ def test_another_tools_project_without_migrations_of_ours_is_named_with_its_comm
 
 def test_begin_counts_outside_parentheses_alone_as_psql_has_it() -> None:
     """psqlscan.l: identifiers are counted where paren_depth is 0."""
-    text = 'CREATE FUNCTION f(begin int, "end" int) RETURNS int LANGUAGE sql RETURN begin + 1; SELECT 2;'
+    text = 'CREATE FUNCTION f(begin int, "end" int) RETURNS int LANGUAGE sql RETURN 1; SELECT 2;'
     split = POSTGRESQL.split(text)
     assert [one.text for one in split.statements] == [text[: text.index(" SELECT")], "SELECT 2;"]
     body = "CREATE OR REPLACE PROCEDURE p(a int) BEGIN ATOMIC SELECT (CASE WHEN a > 1 THEN 1 END); END; SELECT 3;"
