@@ -116,7 +116,7 @@ find_python() {
     [ -n "$python" ] || [ ! -f "$here/startup" ] || read -r shebang <"$here/startup"
     case $shebang in '#!'*python*) python=${shebang#??} ;; esac
     : "${python:=python3}"
-    command -v "$python" >/dev/null ||
+    case $python in */*) [ -f "$python" ] && [ -x "$python" ] ;; *) command -v "$python" >/dev/null ;; esac ||
         refuse "STARTUP_PYTHON is '${STARTUP_PYTHON:-}': '$python' is not there; set it to a Python 3.10 or newer"
 }
 
@@ -314,7 +314,7 @@ refuse() { conclude 78 "$1 (exit code 78)" error; }
 
 # However this shell ends, "Cannot fork" at the pids limit too, the app is told, and its end waited for.
 on_exit() {
-    case $app in '') exit "$code" ;; esac
+    case $app,$code,$? in ,,0 | ,,12[67]) return 0 ;; ,,*) exit 70 ;; ,*) exit "$code" ;; esac
     for signal in ${stop_signals:-15}; do kill "-$signal" "$whole$app" 2>/dev/null; done
     wait_for "$app"
     code=$?
@@ -464,11 +464,11 @@ is_live() {
 }
 
 tell_health() {
-    code=1
+    code=1 && uid_of 1
     [ -n "${STARTUP_STATE_DIR:-}" ] ||
         set -- /run/startup-* "${TMPDIR:-/tmp}"/startup-* /tmp/startup-* /dev/shm/startup-*
-    uid_of 1
     for state in "${STARTUP_STATE_DIR:-/run/startup}" "$@"; do
+        case ${STARTUP_STATE_DIR:-} in '') [ ! -L "$state" ] || continue ;; esac
         if ! is_trusted "$state" || ! is_live "$state"; then continue; fi
         [ ! -e "$state/ready" ] || code=0 # written after the phase, so read before it
         [ ! -e "$state/phase" ] || read -r phase <"$state/phase"
@@ -494,7 +494,7 @@ no_command='no command was given: an image that sets ENTRYPOINT loses the CMD of
 case $0 in */*) here=${0%/*} ;; esac
 
 # Set in traps, too, or read there.
-app='' helper='' timer='' phase='' module_code=0 code=0
+app='' helper='' timer='' phase='' module_code=0 code=''
 stage=boot stop_signals='' stopping='' passed_on='' how=' by itself' reading='' pending=''
 
 [ "${1-}" = :functions ] || main "$@"

@@ -119,6 +119,16 @@ def test_at_the_pids_limit_the_app_gets_its_term(make_box: MakeBox, box: Box, ta
         assert (full.directory / "told").read_text() == "15"
 
 
+def test_where_no_process_can_be_made_the_end_is_no_success(make_box: MakeBox, box: Box) -> None:
+    """`docker run --pids-limit 1`, once 0: an orchestrator took it for an app that had done its work."""
+    if box.init[0] == "bash":
+        pytest.skip("bash tries a fork again for 15 s before it gives up")
+    alone = make_box(next(name for name, init in OURS.items() if init == box.init), "--pids-limit=1")
+    container = alone.start("touch", "started")
+    assert container.wait() == 70, container.logs
+    assert not (alone.directory / "started").exists()
+
+
 def test_zombies_are_reaped_those_of_docker_exec_too(box: Box) -> None:
     assert zombies(box) == 0
 

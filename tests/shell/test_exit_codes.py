@@ -168,6 +168,19 @@ def test_disabled_the_app_is_executed_even_without_a_python(entrypoint: Entrypoi
     assert "startup:" not in running.log
 
 
+def test_disabled_an_app_that_cannot_be_executed_ends_as_in_a_shell(entrypoint: Entrypoint) -> None:
+    """Once 0 in dash and busybox, as if it had run."""
+    for command, code in (("/no/such", 127), ("/etc", 126)):
+        assert entrypoint.run(command, env={"STARTUP_ENABLED": "false"}).returncode == code
+
+
+def test_a_directory_is_no_python(entrypoint: Entrypoint) -> None:
+    for command in (("true",), ("startup", "plan")):
+        done = entrypoint.run(*command, env={"STARTUP_PYTHON": "/etc"})
+        assert done.returncode == 78
+        assert "STARTUP_PYTHON is '/etc'" in done.stderr
+
+
 def test_a_wrong_value_of_enabled_is_78(entrypoint: Entrypoint) -> None:
     done = entrypoint.run("true", env={"STARTUP_ENABLED": "maybe"})
     assert done.returncode == 78

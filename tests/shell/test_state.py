@@ -91,6 +91,24 @@ def test_health_believes_no_state_that_another_user_made(entrypoint: Entrypoint,
 
 
 @needs_root
+def test_health_follows_no_link_in_a_default_place(entrypoint: Entrypoint, spoofed: Path, tmp_path: Path) -> None:
+    """The directory is root's and sticky; what is in it need not be."""
+    if entrypoint.place != "outside":
+        pytest.skip("a process of this namespace is not seen in another")
+    sticky = tmp_path / "sticky"
+    sticky.mkdir()
+    sticky.chmod(0o1777)
+    for file in spoofed.iterdir():
+        file.rename(sticky / file.name)
+    spoofed.rmdir()
+    spoofed.symlink_to(sticky)
+    env = {"STARTUP_STATE_DIR": "unset", "TMPDIR": str(tmp_path)}
+    assert entrypoint.run("startup", "health", env=env).stdout == "not running\n"
+    named = entrypoint.run("startup", "health", env={"STARTUP_STATE_DIR": str(sticky)})
+    assert named.stdout == "spoofed\n", "it is found where it is meant: the test's own check"
+
+
+@needs_root
 def test_a_user_other_than_root_may_use_a_directory_of_roots(entrypoint: Entrypoint, tmp_path: Path) -> None:
     """As Kubernetes mounts an emptyDir: of root, writable for everybody."""
     state = tmp_path / "shared"
