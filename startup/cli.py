@@ -79,21 +79,8 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         found = re.search(r"invalid choice: '(.*?)'", message)
-        super().error(message + (_meant(found[1]) if found else ""))
-
-
-def _meant(word: str) -> str:
-    from difflib import get_close_matches
-
-    known = f"migrate insert_users {os.environ.get('STARTUP_TASKS', '')} {os.environ.get('STARTUP_PRE_START', '')}"
-    tasks = {re.sub(r"@.*", "", name) for name in re.split(r"[\s,]+", known)}
-    tasks |= {name.removeprefix("STARTUP_TASK_").lower() for name in os.environ if name.startswith("STARTUP_TASK_")}
-    name = word.lower().replace("-", "_")
-    if name in tasks:
-        return f"; to run a task: startup run {word}"
-    near = get_close_matches(word.lower(), VERBS, 1, 0.6) or get_close_matches(name, tasks, 1)
-    meant = f"; did you mean {near[0] if near[0] in VERBS else f'run {near[0]}'}?" if near else ""
-    return f"{meant}; a task is run by: startup run NAME, and an app of the name startup is called by its path"
+        common = importlib.import_module("startup.verbs.common")
+        super().error(message + (common.meant(found[1], list(VERBS)) if found else ""))
 
 
 def _parser(verbs: Verbs) -> argparse.ArgumentParser:

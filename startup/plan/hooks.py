@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import stat
 from collections.abc import Collection
 from dataclasses import dataclass, field
@@ -88,8 +87,6 @@ def find(hooks_dir: str, phase: str) -> HookScan:
 
 def survey(hooks_dir: str, phases: Collection[str], given: bool) -> HookScan:
     """What is wrong with the directory as a whole: *given* (set) and not there, or holding what no phase reads."""
-    from difflib import get_close_matches
-
     scan = HookScan()
     try:
         entries = sorted(os.scandir(hooks_dir), key=lambda one: one.name)
@@ -102,6 +99,8 @@ def survey(hooks_dir: str, phases: Collection[str], given: bool) -> HookScan:
         if _NEVER.match(entry.name) or entry.name in known:
             continue
         if entry.is_dir():
+            from difflib import get_close_matches
+
             near = get_close_matches(entry.name, known, 1) or [", ".join(known)]
             scan.warnings.append(f"{entry.path} is no phase's directory, nothing in it runs: right would be {near[0]}")
         elif entry.name.endswith(".sh") or entry.name[0].isdigit():
@@ -129,6 +128,8 @@ def parse_name(path: str) -> Hook:
 
 
 def _first_line(path: str) -> bytes:
+    if not os.path.isfile(path):  # a FIFO would be waited for
+        return b""
     try:
         with open(path, "rb") as file:
             return file.readline(256)
@@ -140,6 +141,8 @@ def _why_not(path: str, first: bytes) -> str:
     """Why the system would not execute it, and the cure."""
     if not os.path.exists(path):
         return "it is a link to nothing: make its target, or remove it"
+    if not os.path.isfile(path):
+        return "it is no file"
     if not os.access(path, os.X_OK):
         return "it is not executable: chmod +x (git update-index --chmod=+x, COPY --chmod=755, a volume's defaultMode)"
     if not first or first.startswith(_ELF):
@@ -152,8 +155,11 @@ def _why_not(path: str, first: bytes) -> str:
     if not words or not os.access(words[0], os.X_OK):
         return f"its interpreter, '{words[0] if words else ''}', is not there: install it, or correct the first line"
     program = next((word for word in words[1:] if not word.startswith("-") and "=" not in word), "")
-    if os.path.basename(words[0]) == "env" and program and not shutil.which(program):
-        return f"its interpreter, '{program}', is not on PATH: install it, or correct the first line"
+    if os.path.basename(words[0]) == "env" and program:
+        from shutil import which
+
+        if not which(program):
+            return f"its interpreter, '{program}', is not on PATH: install it, or correct the first line"
     return ""
 
 

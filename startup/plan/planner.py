@@ -68,11 +68,13 @@ class Planner:
 
     def _unlisted(self) -> list[str]:
         """The tasks that are defined and that no phase runs, with the name that may have been meant."""
-        from difflib import get_close_matches
-
         run = {item.name for phase in PHASES for item in self._listed(phase)}
         run |= {hook.name for scan in self._hooks.values() for hook in scan.hooks}
         unlisted = sorted({*self.settings.definitions, *registry} - run - self.settings.skip)
+        if not unlisted:
+            return []
+        from difflib import get_close_matches
+
         near = {name: get_close_matches(name, sorted({*run, *BUILT_IN}), 1, 0.75) for name in unlisted}
         return [f"{name} (did you mean {near[name][0]}?)" if near[name] else name for name in unlisted]
 

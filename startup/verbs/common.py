@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 
 from startup import log
 from startup.settings import settings
+from startup.settings.parsers import normal
 from startup.settings.settings import Settings
 
 TYPE_CHECKING = False
@@ -28,6 +29,23 @@ def load(*, warn: bool = False, for_database: bool = False) -> Settings:
     if for_database:
         settings.require(loaded, database=True)
     return loaded
+
+
+def meant(word: str, verbs: Sequence[str]) -> str:
+    """What somebody may have meant who gave *word* for a verb: one of *verbs*, or a task."""
+    from difflib import get_close_matches
+
+    from startup.builtin.registry import BUILT_IN
+
+    loaded = settings.load(os.environ)
+    lists = (loaded.tasks, loaded.pre_start, loaded.pre_stop, loaded.post_stop)
+    tasks = {*BUILT_IN, *loaded.definitions, *(item.name for one in lists for item in one)}
+    name = normal(word)
+    if name in tasks:
+        return f"; to run a task: startup run {word}"
+    near = get_close_matches(word.lower(), verbs, 1, 0.6) or get_close_matches(name, tasks, 1)
+    hint = f"; did you mean {near[0] if near[0] in verbs else f'run {near[0]}'}?" if near else ""
+    return f"{hint}; a task is run by: startup run NAME, and an app of the name startup is called by its path"
 
 
 @contextmanager

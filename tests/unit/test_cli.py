@@ -26,7 +26,7 @@ os._exit = sys.exit
 try:
     code = cli.main(sys.argv[2:])
 finally:
-    print([name for name in sys.modules if name.startswith("startup.verbs.")], file=sys.stderr)
+    print(*sys.modules, file=sys.stderr)
 sys.exit(code)
 """
 
@@ -36,6 +36,17 @@ def test_each_verb_is_where_the_table_says_and_takes_what_main_gives(name: str) 
     module, _, function = VERBS[name][0].partition(".")
     verb = getattr(importlib.import_module(f"startup.verbs.{module}"), function or module)
     assert list(inspect.signature(verb).parameters) == ["arguments", "interrupts"]
+
+
+def imported(*verb: str, **env: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", SHOW, str(ROOT), *verb],
+        env={"STARTUP_TASKS": "none", "STARTUP_PING": "none"} | env,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stderr
 
 
 @pytest.mark.parametrize(
@@ -49,14 +60,16 @@ def test_each_verb_is_where_the_table_says_and_takes_what_main_gives(name: str) 
     ids=lambda value: value[0] if isinstance(value, tuple) else "",
 )
 def test_a_verb_imports_no_other_that_it_does_not_need(verb: tuple[str, ...], modules: set[str]) -> None:
-    done = subprocess.run(
-        [sys.executable, "-I", "-c", SHOW, str(ROOT), *verb],
-        env={"STARTUP_TASKS": "none", "STARTUP_PING": "none"},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
-    assert set(re.findall(r"startup\.verbs\.(\w+)", done.stderr)) == modules
+    assert set(re.findall(r"startup\.verbs\.(\w+)", imported(*verb))) == modules
+
+
+def test_a_boot_imports_nothing_that_only_a_fault_or_a_task_needs(tmp_path: Path) -> None:
+    (tmp_path / "post_start.d").mkdir()
+    hook = tmp_path / "post_start.d" / "10-hook.local.sh"
+    hook.write_text("#!/bin/sh\n")
+    hook.chmod(0o755)
+    modules = imported("_phase", "post_start", "--app", str(os.getpid()), STARTUP_HOOKS_DIR=str(tmp_path)).split()
+    assert {"difflib", "csv", "psycopg", "yoyo", "sqlite3"} & set(modules) == set()
 
 
 STOPPED_WHILE_IT_IMPORTS = """

@@ -264,6 +264,18 @@ def test_one_name_around_the_apps_end_is_none(startup: Any, hooks: Path) -> None
     assert startup("init", STARTUP_HOOKS_DIR=str(hooks)).returncode == 0
 
 
+def test_a_fifo_is_no_hook_and_is_not_opened(startup: Any, hooks: Path) -> None:
+    """It would be waited for, for ever, by a boot."""
+    write(hooks, "10-first.local.sh")
+    for name in ("20-pipe.sh", "notes"):
+        os.mkfifo(hooks / "post_start.d" / name, 0o644)
+        os.chmod(hooks / "post_start.d" / name, 0o755)
+    done = startup("plan", STARTUP_HOOKS_DIR=str(hooks))
+    assert done.returncode == 78
+    assert "20-pipe.sh cannot run: it is no file" in done.stderr
+    assert "no hooks, and are not run: notes" in find(str(hooks), "post_start").warnings[0]
+
+
 def test_a_hook_that_cannot_run_stops_everything_before_anything_runs(startup: Any, hooks: Path) -> None:
     write(hooks, "10-first.local.sh", "#!/bin/sh\necho ran\n")
     write(hooks, "20-seed.sh", mode=0o644)
