@@ -33,6 +33,8 @@ MASK = "***"
 _PASSWORD = re.compile(r"""(://[^\s/:@]*:)(?!PASSWORD@|password@)[^\s'"]+@""")
 #: The least of a secret's beginning that is masked where a line was cut within it.
 _CUT = 4
+#: So many characters of a value are looked for: each has some ten forms.
+_LONG = 100
 #: What lines have in JSON as long as it holds: those of every thread (see always()), those of one (see about()).
 _always: dict[str, object] = {}
 _about: ContextVar[dict[str, object] | None] = ContextVar("about", default=None)
@@ -72,8 +74,12 @@ def redact(text: str) -> str:
 def without(text: str, values: Iterable[str]) -> str:
     """*text* without *values*, in whatever form; one of a few letters or digits as a word alone."""
     for value in sorted(filter(None, values), key=len, reverse=True):
-        short = len(value) < _CUT and value.isalnum()
-        pattern = re.compile(rf"\b{value}\b") if short else _forms.__wrapped__(value)
+        if len(value) < _CUT and value.isalnum():
+            pattern = re.compile(rf"\b{value}\b")
+        elif len(value) <= _LONG:
+            pattern = _forms.__wrapped__(value)
+        else:  # whatever stands behind the beginning of such a one
+            pattern = re.compile(rf"(?:{_forms.__wrapped__(value[:_LONG]).pattern})[\s\S]*", re.MULTILINE)
         text = pattern.sub(MASK, text)
     return text
 

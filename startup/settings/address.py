@@ -86,6 +86,8 @@ def for_commands(value: str, address: Address) -> tuple[str, str]:
 
     Whatever is not a parameter that only other tools know stays as it is written, the scheme with a driver too.
     """
+    if value.lower().startswith(("psql://", "postgis://")):  # django-environ's names
+        value = f"postgresql{value[value.index(':') :]}"
     head, _, query = value.partition("?")
     given = {_decode(pair.partition("=")[0]): pair for pair in query.split("&") if pair}
     kept = {name: pair for name, pair in given.items() if name in LIBPQ}

@@ -199,8 +199,10 @@ def _parse_address(reader: Reader, name: str, source: str, url: str, faults: lis
         reader.values[name] = log.MASK
         return None
     if address.dialect == "postgresql":
+        variables = {"user": "PGUSER", "dbname": "PGDATABASE"}
+        public = [address.conninfo.get(one) or reader.environ.get(name, "") for one, name in variables.items()]
         for password in passwords.of_libpq(address, reader.environ):
-            log.hide(password)
+            log.hide(password, *public)
     reader.values[name] = address.masked
     return address
 

@@ -9,7 +9,7 @@ from typing import Any
 from hypothesis import HealthCheck, event, example, given, settings
 from hypothesis import strategies as st
 
-from startup.errors import TaskFailed
+from startup.errors import LockLost, TaskFailed
 
 Query = Callable[[str, str], list[Any]]
 TOP = (
@@ -113,6 +113,14 @@ def applies_or_says_why(bench: Any, content: str, tables: Callable[[], set[str]]
         bench.apply(table_lock_timeout=0.5)
     except TaskFailed as error:
         failed = str(error)
+    except LockLost:  # it gives up the session's advisory locks; whatever came before it is on record
+        event("gave the lock up")
+        assert "DISCARD ALL" in content and not transactional
+        bench.session.close()
+        bench.reopen()
+        assert bench.state.applied == []
+        assert [record.state for record in bench.state.interrupted] == ["started"]
+        return
     made = tables()
     event("applied" if not failed else "refused unread" if "nothing has been applied" in failed else "failed")
     if not failed:
@@ -131,6 +139,7 @@ def applies_or_says_why(bench: Any, content: str, tables: Callable[[], set[str]]
 @given(content=FILES)
 @example(content="CREATE TABLE t0 (x int);\nCOMMIT;\nSELECT 1/0;")
 @example(content="-- transactional: false\nCREATE TABLE t0 (x int);\nSELEC 1;")
+@example(content="-- transactional: false\nCREATE TABLE t0 (x int);\nDISCARD ALL;")
 def test_any_file_works_on_postgresql_or_is_refused_as_a_whole(bench: Any, query: Query, content: str) -> None:
     def tables() -> set[str]:
         return {name for (name,) in query(bench.url, "SELECT tablename FROM pg_tables WHERE tablename ~ '^t[0-9]'")}

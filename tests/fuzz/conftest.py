@@ -11,6 +11,14 @@ import random
 
 import pytest
 
+from startup import log
+
+
+@pytest.fixture(autouse=True)
+def _no_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(log, "_secrets", set())
+    monkeypatch.setattr(log, "_words", {})
+
 
 @pytest.fixture
 def rng() -> random.Random:

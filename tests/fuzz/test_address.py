@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from urllib.parse import quote
 
 import psycopg
-import pytest
 from psycopg.conninfo import conninfo_to_dict
 
 from startup import log
@@ -16,12 +15,6 @@ from startup.settings.address import for_commands, parse
 PIECES = ("a", "Z9", "%41", "%2F", "%C3%A9", "%", "%zz", *":@/?#&=[] +,'é", "")
 
 ODD = "aZ9 /?#@:%&=+'\"\\é☃"
-
-
-@pytest.fixture(autouse=True)
-def _no_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(log, "_secrets", set())
-    monkeypatch.setattr(log, "_words", {})
 
 
 def text(rng: random.Random) -> str:

@@ -12,12 +12,6 @@ from tests.forms import FORMS
 SPECIAL = "'\"\\ /%:@#?&+=;$`<>()[]{}|~!*^,.-_\t\néß☃😀\x7f"
 
 
-@pytest.fixture(autouse=True)
-def _no_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(log, "_secrets", set())
-    monkeypatch.setattr(log, "_words", {})
-
-
 def a_secret(rng: random.Random) -> str:
     """With a part on each side that shows in whatever form the rest is written."""
     return (

@@ -195,6 +195,8 @@ def test_reading_an_address_imports_no_database_driver() -> None:
         ("postgres+x://h/d?schema=a&pgbouncer=true&port=1", "postgres+x://h/d?port=1", '-c search_path="a"'),
         ("postgresql://h/d?schema=a%22%20b%5C", "postgresql://h/d", '-c search_path="a""\\ b\\\\"'),
         ("postgresql://h/d?connection_limit=5", "postgresql://h/d", ""),
+        ("psql://u:p@h/d", "postgresql://u:p@h/d", ""),
+        ("PostGIS://h/d?port=1&schema=a", "postgresql://h/d?port=1", '-c search_path="a"'),
         ("postgresql://h/d?ssl=true&port=1", "postgresql://h/d?port=1&sslmode=require", ""),
         ("postgresql://h/d?ssl=no-verify", "postgresql://h/d?sslmode=require", ""),
         ("postgresql://h/d?options=-ca&schema=s", "postgresql://h/d?options=-ca%20-c%20search_path%3D%22s%22", ""),

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import subprocess
+import time
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -79,6 +80,23 @@ def test_the_password_of_an_address_that_is_no_setting_is_hidden(before: str) ->
 )
 def test_what_only_looks_like_a_password_in_an_address_stays(text: str) -> None:
     assert log.redact(text) == text
+
+
+def test_of_a_long_value_nothing_behind_its_beginning_is_shown_and_it_takes_no_time() -> None:
+    """As a JSON document in a column, in what a trigger says of it."""
+    value = '{"key": "' + "\u2603 " * 50_000 + 'end"}'
+    began = time.process_time()
+    assert log.without(f"refused: {value} (by a trigger)", [value]) == f"refused: {log.MASK}"
+    assert log.without(f"refused: {value[:3000]}", [value]) == f"refused: {log.MASK}"
+    assert log.without("refused", [value]) == "refused"
+    assert time.process_time() - began < 5, "it took a minute"
+
+
+@pytest.mark.parametrize("name", ["PGUSER", "PGDATABASE"])
+def test_a_password_that_is_the_users_name_too_masks_no_other_word(startup: Any, name: str) -> None:
+    environ = {"DATABASE_URL": "postgresql://127.0.0.1:1", name: "postgres", "PGPASSWORD": "postgres"}
+    done = startup("describe", **environ)
+    assert "postgresql://127.0.0.1:1" in done.stdout, done.stdout
 
 
 def test_no_secret_is_no_mask() -> None:
