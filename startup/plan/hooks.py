@@ -145,14 +145,14 @@ def _why_not(path: str, first: bytes) -> str:
         return "it is no file"
     if not os.access(path, os.X_OK):
         return "it is not executable: chmod +x (git update-index --chmod=+x, COPY --chmod=755, a volume's defaultMode)"
-    if not first or first.startswith(_ELF):
+    if first.startswith(_ELF) or (not first and os.path.getsize(path)):  # a program may be executable and not readable
         return ""
     if not first.startswith(b"#!"):
         return "it has no first line that names its interpreter: right would be #!/bin/sh"
     if first.endswith(b"\r\n"):
         return "its lines end in CRLF, so the system looks for an interpreter that is not there: dos2unix, or eol=lf"
     words = os.fsdecode(first[2:]).split()
-    if not words or not os.access(words[0], os.X_OK):
+    if not words or not os.path.isfile(words[0]) or not os.access(words[0], os.X_OK):
         return f"its interpreter, '{words[0] if words else ''}', is not there: install it, or correct the first line"
     program = next((word for word in words[1:] if not word.startswith("-") and "=" not in word), "")
     if os.path.basename(words[0]) == "env" and program:

@@ -114,6 +114,8 @@ def test_a_name_given_twice_is_an_error_that_names_both_files(hooks: Path, first
         ("seed", "#!/usr/bin/env no-such-interpreter\n", 0o755, "'no-such-interpreter', is not on PATH"),
         ("seed", "#!/usr/bin/env -S no-such-interpreter -v\n", 0o755, "'no-such-interpreter', is not on PATH"),
         ("seed", "#!\n", 0o755, "'', is not there"),
+        ("seed", "#!/etc\n", 0o755, "its interpreter, '/etc', is not there"),
+        ("10-seed.sh", "", 0o755, "no first line that names its interpreter"),
     ],
 )
 def test_what_is_meant_as_a_hook_and_cannot_run_is_an_error_with_the_cure(
