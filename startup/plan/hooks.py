@@ -154,12 +154,23 @@ def _why_not(path: str, first: bytes) -> str:
     words = os.fsdecode(first[2:]).split()
     if not words or not os.path.isfile(words[0]) or not os.access(words[0], os.X_OK):
         return f"its interpreter, '{words[0] if words else ''}', is not there: install it, or correct the first line"
-    program = next((word for word in words[1:] if not word.startswith("-") and "=" not in word), "")
-    if os.path.basename(words[0]) == "env" and program:
-        from shutil import which
+    return _why_not_by_env(words[0], words[1:]) if os.path.basename(words[0]) == "env" else ""
 
-        if not which(program):
-            return f"its interpreter, '{program}', is not on PATH: install it, or correct the first line"
+
+def _why_not_by_env(env: str, words: list[str]) -> str:
+    """The kernel gives it all words as a single one (execve(2)); of an assignment alone it would run the hook anew."""
+    from shutil import which
+
+    whole = " ".join(words)
+    split = re.sub(r"^(-\w*?S|--split-string=?)", "", whole)
+    if split == whole and len(words) > 1:
+        return f"its first line makes '{whole}' one word, as which env looks for it: right would be #!{env} -S {whole}"
+    words = split.split()
+    if {"-u", "-C", "--"} & {*words}:  # with a word of its own behind it
+        return ""
+    program = next((word for word in words if not word.startswith("-") and "=" not in word), "")
+    if not program or not which(program):
+        return f"its interpreter, '{program}', is not on PATH: install it, or correct the first line"
     return ""
 
 

@@ -77,4 +77,6 @@ def test_each_file_is_a_hook_that_runs_or_is_told_of(rng: random.Random, cases: 
             assert not silent or str(file) not in paths
         for path in paths:
             if not any(path in fault for fault in found.faults):
-                assert subprocess.run([path], stdin=subprocess.DEVNULL, capture_output=True).returncode == 0, path
+                assert (
+                    subprocess.run([path], stdin=subprocess.DEVNULL, capture_output=True, timeout=20).returncode == 0
+                ), path

@@ -114,6 +114,9 @@ def test_a_name_given_twice_is_an_error_that_names_both_files(hooks: Path, first
         ("seed", "#!/usr/bin/env no-such-interpreter\n", 0o755, "'no-such-interpreter', is not on PATH"),
         ("seed", "#!/usr/bin/env -S no-such-interpreter -v\n", 0o755, "'no-such-interpreter', is not on PATH"),
         ("seed", "#!\n", 0o755, "'', is not there"),
+        ("seed", "#!/usr/bin/env sh -e\n", 0o755, "right would be #!/usr/bin/env -S sh -e"),
+        ("seed", "#!/usr/bin/env X=1 sh\n", 0o755, "right would be #!/usr/bin/env -S X=1 sh"),  # it would run for ever
+        ("seed", "#!/usr/bin/env X=1\n", 0o755, "its interpreter, '', is not on PATH"),
         ("seed", "#!/etc\n", 0o755, "its interpreter, '/etc', is not there"),
         ("10-seed.sh", "", 0o755, "no first line that names its interpreter"),
     ],
@@ -264,6 +267,14 @@ def test_one_name_around_the_apps_end_is_none(startup: Any, hooks: Path) -> None
     write(hooks, "10-notify.local.sh")
     write(hooks, "10-notify.sh", phase="post_stop")
     assert startup("init", STARTUP_HOOKS_DIR=str(hooks)).returncode == 0
+
+
+@pytest.mark.parametrize(
+    "line", ["sh", "-S sh -e", "-Ssh -e", "-S X=1 sh", "-S -u X sh", "-vS sh", "--split-string=sh"]
+)
+def test_what_env_finds_is_a_hook(hooks: Path, line: str) -> None:
+    write(hooks, "seed", f"#!/usr/bin/env {line}\n")
+    assert names(find(str(hooks), "post_start")) == [("seed", None)]
 
 
 def test_a_fifo_is_no_hook_and_is_not_opened(startup: Any, hooks: Path) -> None:
