@@ -97,6 +97,15 @@ def text(value: str) -> str:
     return value
 
 
+def label(value: str) -> str:
+    """What databases keep of us: an index takes no longer one, and a text column no other encoding."""
+    if re.search("[\ud800-\udfff]", value):
+        raise ValueError("it must be UTF-8 text")
+    if len(value.encode()) > 1000:
+        raise ValueError(f"it must have 1000 bytes at most, not {len(value.encode())}")
+    return value
+
+
 def word(value: str) -> str:
     """One word, which may stand in a file's name."""
     if not re.fullmatch(r"[\w-][\w.-]*", value):

@@ -17,7 +17,7 @@ from startup.ping.kinds import parse as parse_ping
 from startup.settings import passwords
 from startup.settings.address import Address, for_commands
 from startup.settings.address import parse as parse_address
-from startup.settings.parsers import Item, boolean, choice, identifier, items, names, seconds, text, word, words
+from startup.settings.parsers import Item, boolean, choice, identifier, items, label, names, seconds, text, word, words
 from startup.settings.reader import DEVELOPMENT, FILES, MODULE, SHELL, Entry, Reader
 
 T = TypeVar("T")
@@ -73,10 +73,10 @@ class Settings:
     )
     users: str = setting("seeds/users.csv", text, "for `insert_users`: CSV with a header, or JSON")
     users_table: str = setting("users", identifier, "the table that they go to")
-    namespace: str = setting("default", text, "apps that share a database, but not their tasks")
-    node: str = setting(os.uname().nodename, text, "this node's name, for logs and the ledger", shown="the host name")
+    namespace: str = setting("default", label, "apps that share a database, but not their tasks")
+    node: str = setting(os.uname().nodename, label, "this node's name, for logs and the ledger", shown="the host name")
     role: str = setting("auto", choice("auto", "follower"), "`follower`: waits until others have run the tasks")
-    release: str = setting("", text, "this image's version, for the ledger and the policy `release`")
+    release: str = setting("", label, "this image's version, for the ledger and the policy `release`")
     lock_timeout: float = setting("0", seconds, "how long to wait for the node that holds the lock")
     follow_timeout: float = setting("600", seconds, "how long a follower waits while nobody runs what it needs")
     stop_timeout: float = setting("10", seconds, "from TERM to KILL, for what the entrypoint itself stops")

@@ -42,6 +42,12 @@ BODIES = (
         b"#!/usr/bin/env -S sh -e\n",
         b"#!/usr/bin/env nope\n",
         b"#!/usr/bin/env X=1 sh\n",
+        b"#!/usr/bin/env X=1\n",
+        b"#!/usr/bin/env sh -e\n",
+        b"#!/usr/bin/env -Ssh -e\n",
+        b"#!/usr/bin/env -S X=1 sh -e\n",
+        b"#!/usr/bin/env -S -u X sh\n",
+        b"#!/usr/bin/env -S\n",
         b"#!/etc\n",
     ),
 )

@@ -515,3 +515,11 @@ def test_the_describe_verb_says_where_a_value_came_from() -> None:
     assert settings.values["STARTUP_DATABASE_URL_FILE"] == "secret"
     assert "hunter2" not in str(settings.values)
     assert settings.origins["STARTUP_NODE"] == "environment" and settings.origins["STARTUP_ROLE"] == "default"
+
+
+@pytest.mark.parametrize("name", ["STARTUP_NAMESPACE", "STARTUP_NODE", "STARTUP_RELEASE"])
+@pytest.mark.parametrize(("value", "why"), [("é" * 501, "1000 bytes at most, not 1002"), ("a\udcff", "UTF-8")])
+def test_what_a_database_could_not_keep_is_refused(name: str, value: str, why: str) -> None:
+    (fault,) = load({name: value}).faults
+    assert fault.startswith(f"{name} is '{value}'") and why in fault
+    assert load({name: "é" * 500}).faults == []
