@@ -26,6 +26,8 @@ ROWS = {
     "7": "migrations",
     "8": "nodes",
     "9": "image",
+    "10": "users",
+    "11": "sql",
 }
 
 

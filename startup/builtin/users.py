@@ -221,6 +221,16 @@ def _malformed(path: str, line: int, before: str, why: str) -> SettingError:
 
 def insert(session: Session, users: Users, table: str, warn: Callable[[str], None]) -> str:
     """Insert the rows that are not there yet; what was done, in words. TaskFailed names table and row, no value."""
+    with session.quiet():
+        total, added = _insert(session, users, table, warn)
+    if not total:
+        return "no rows"
+    there = total - added
+    return f"{added} of {total} rows added" + (f", {there} there already" if there else "")
+
+
+def _insert(session: Session, users: Users, table: str, warn: Callable[[str], None]) -> tuple[int, int]:
+    """How many rows there are, and how many were added."""
     total = added = 0
     target: Table | None = None
     told_at = time.monotonic()
@@ -231,12 +241,9 @@ def insert(session: Session, users: Users, table: str, warn: Callable[[str], Non
         if time.monotonic() - told_at >= PROGRESS:
             told_at = time.monotonic()
             log.say(f"insert_users: {total} rows of {users.path} so far, {added} added")
-    if target is None:
-        return "no rows"
-    if added:
+    if target is not None and added:
         target.advance_sequences(warn)
-    there = total - added
-    return f"{added} of {total} rows added" + (f", {there} there already" if there else "")
+    return total, added
 
 
 def _batches(records: Iterator[Record]) -> Iterator[list[Record]]:

@@ -261,6 +261,10 @@ class Session(Protocol):
         """Ask *sql* on a short-lived connection of its own, where a server has several."""
         return []
 
+    def quiet(self) -> AbstractContextManager[None]:
+        """In the block what a server says beside its results is kept from the log: it may hold values of rows."""
+        return nullcontext()
+
     def cancel(self) -> None:
         """End the statement that runs now, from another thread or a signal handler. Never raises."""
 

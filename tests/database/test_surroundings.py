@@ -124,3 +124,34 @@ def test_the_setting_that_is_in_force_is_the_one_that_is_named(startup: Any, ser
 )
 def test_a_refusal_is_final_or_not_by_its_sqlstate(state: str, final: bool) -> None:
     assert explain_state(state).final is final
+
+
+SPEAKS = "DO $$ BEGIN RAISE NOTICE 'a notice'; RAISE WARNING 'a warning'; RAISE INFO 'an info'; END $$;"
+
+
+@pytest.mark.parametrize("level", ["info", "debug"])
+def test_what_the_server_says_beside_its_results_is_shown_at_its_level(
+    startup: Any, database_url: str, level: str
+) -> None:
+    startup.write("migrations/0001.sql", SPEAKS)
+    startup.write("tasks.py", f"def ask(context):\n    context.connection.execute({SPEAKS!r})\n")
+    environ = {"DATABASE_URL": database_url, "STARTUP_TASKS": "migrate tasks:ask", "STARTUP_LOG_LEVEL": level}
+    done = startup("init", **environ)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("startup: warning: the database says: a warning\n") == 2
+    for text in ("a notice", "an info"):
+        assert done.stderr.count(f"startup: debug: the database says: {text}\n") == 2 * (level == "debug")
+
+
+def test_what_a_trigger_says_of_a_users_row_is_shown_nowhere(startup: Any, database_url: str, query: Query) -> None:
+    query(
+        database_url,
+        "CREATE TABLE users (id int PRIMARY KEY, password text); CREATE FUNCTION say() RETURNS trigger "
+        "LANGUAGE plpgsql AS $$BEGIN RAISE WARNING 'it is %', NEW.password; RETURN NEW; END$$; "
+        "CREATE TRIGGER say BEFORE INSERT ON users FOR EACH ROW EXECUTE FUNCTION say()",
+    )
+    startup.write("users.csv", "id,password\n1,hunter22\n")
+    environ = {"DATABASE_URL": database_url, "STARTUP_USERS": "users.csv", "STARTUP_LOG_LEVEL": "debug"}
+    done = startup("run", "insert_users", **environ)
+    assert "1 of 1 rows added" in done.stderr
+    assert "hunter22" not in done.stderr

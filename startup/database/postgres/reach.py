@@ -279,7 +279,8 @@ def _wrong(address: Address, parameter: str, place: str) -> str:
 
 def one_line(error: object) -> str:
     """An error's text on one line, without libpq's preamble and without secrets."""
-    return log.redact(" ".join(str(error).replace("connection failed: ", "").split()))
+    lines = str(error).replace("connection failed: ", "").splitlines()
+    return log.redact(" ".join(" ".join(dict.fromkeys(lines)).split()))  # libpq tells of each try, with TLS and without
 
 
 def arguments(address: Address, node: str) -> dict[str, Any]:

@@ -153,6 +153,7 @@ class PostgresSession(Session):
         #: The migrations' lock, while it is held beside the other.
         self._second_key: int | None = None
         connection.isolation_level = self._isolation
+        connection.add_notice_handler(_tell)
         #: As the server sees it: a pooler tells another.
         asked = pooler or not known
         self.backend = self._rows("SELECT pg_catalog.pg_backend_pid()")[0][0] if asked else connection.info.backend_pid
@@ -534,6 +535,15 @@ class PostgresSession(Session):
                 self._rows(f"SELECT pg_catalog.pg_advisory_unlock{shared}({call})")
             rows = self._rows(left)
 
+    @contextmanager
+    def quiet(self) -> Iterator[None]:
+        """See Session."""
+        self.connection.remove_notice_handler(_tell)
+        try:
+            yield
+        finally:
+            self.connection.add_notice_handler(_tell)
+
     def cancel(self) -> None:
         with suppress(Exception):
             self.connection.cancel_safe(timeout=ASIDE)
@@ -691,6 +701,16 @@ class PostgresSession(Session):
                 return connection.execute(sql).fetchall()
 
         return on_thread(ask, ASIDE, lambda rows: None)
+
+
+#: A BEGIN too many, a COMMIT or SET LOCAL without one: where it matters it is refused, in words of its own.
+_OF_TRANSACTIONS = ("25001", "25P01")
+
+
+def _tell(notice: Any) -> None:
+    """What the server says beside its results: a WARNING as one, NOTICE and the like for STARTUP_LOG_LEVEL=debug."""
+    warns = notice.severity_nonlocalized == "WARNING" and notice.sqlstate not in _OF_TRANSACTIONS
+    (log.warn if warns else log.debug)(f"the database says: {notice.message_primary}")
 
 
 def _read_to_the_end(pgconn: Any) -> bool:
