@@ -207,14 +207,15 @@ def test_a_plain_statement_is_split_as_if_it_were_looked_at_closely(text: str, s
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(splitter, "_SHORT", short)
         quickly = splitter.split(text)
-        patch.setattr(splitter, "_PLAIN", re.compile("(?!)"))
+        for way in ("_PLAIN", "_ROWS"):
+            patch.setattr(splitter, way, re.compile("(?!)"))
         assert splitter.split(text) == quickly
 
 
 def test_a_plain_statement_needs_no_closer_look() -> None:
     text = "INSERT INTO t (a, b) VALUES (-1, 'it''s; so'), (2, \"c;d\") ;\n" * 3
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(splitter, "_INTERESTING", re.compile("(?!)"))
+        patch.setattr(splitter, "_TOKEN", re.compile("(?!)"))
         assert len(splitter.split(text).statements) == 3
 
 

@@ -4,17 +4,33 @@ from __future__ import annotations
 
 import re
 
-from startup.database.statement import COMMENT, Fault, Range, Split, Statement, line_at
+from startup.database.statement import Fault, Range, Split, Statement, line_at
 
-_INTERESTING = re.compile(
-    r"""--[^\n]*|/\*|(?<![\w$])[eE]'|['"]|(?<![\w$])\$(?:[A-Za-z_\x80-\U0010ffff][\w]*)?\$|[;()\\]"""
-    r"""|(?<![\w$])(?:begin|case|end)(?![\w$])""",
-    re.IGNORECASE,
-)
-# A statement with nothing in it that needs a closer look, as large files have them by the thousand: no body that could
-# hold a semicolon (CREATE); no comment, dollar or backslash outside strings, none in '...'; strings of one line,
-# parentheses one level deep. Matched within _SHORT characters only: `re` remembers each character that it could give
-# back, which takes a hundred times the text's memory.
+# `re` looks for the first character of a token in no time where each alternative begins with a letter of its own; what
+# comes before that letter is therefore asked behind it.
+_ALONE = r"(?<![\w$].)"
+_TOKENS = r"""'[^']*'?|"[^"]*"?|;|--[^\n]*|/\*|\\|\$""" + _ALONE + r"(?:[A-Za-z_\x80-\U0010ffff]\w*)?\$"
+_TOKEN = re.compile(_TOKENS)
+
+
+def _word(word: str) -> str:
+    rest = "".join(f"[{one}{one.upper()}]" for one in word[1:])
+    return "|".join(rf"{first}{_ALONE}{rest}(?![\w$])" for first in (word[0], word[0].upper()))
+
+
+#: The same, and the words that count where a routine is made.
+_IN_ROUTINE = re.compile("|".join([_TOKENS, *map(_word, ("begin", "case", "end"))]))
+_BLANK = r"(?:\s|--[^\n]*(?![^\n])|/\*[^*]*\*+(?:[^/*][^*]*\*+)*/)+"
+_ROUTINE = re.compile(rf"create{_BLANK}(?:or{_BLANK}replace{_BLANK})?(?:function|procedure)\b", re.IGNORECASE)
+#: Before a string.
+_ESCAPES = re.compile(r"(?<![\w$])[eE]")
+_ESCAPED_END = re.compile(r"(?:[^'\\]|\\.|'')*'", re.DOTALL)
+#: With the comments of whole lines, of which a file has a few in a row.
+_SPACE = re.compile(r"\s*(?:--[^\n]*\n\s*){0,50}")
+# A whole statement, and rows of values, in which nothing needs a closer look, as large files have them by the thousand:
+# no body that could hold a semicolon (CREATE); no comment, dollar or backslash outside strings, none in '...'; strings
+# of one line, parentheses one level deep. Matched within _SHORT characters only: `re` remembers each character that it
+# could give back, which takes a hundred times the text's memory.
 _SHORT = 2000
 _NO_MARK = r"(?:[^'\"$;()\\/-]|-(?!-)|/(?!\*))*"
 _STRING = r"(?:'[^'\\\n]*'|\"[^\"\n]*\")"
@@ -22,17 +38,8 @@ _PLAIN = re.compile(
     rf"\s*((?!create\b)[a-z]{_NO_MARK}(?:(?:{_STRING}|\({_NO_MARK}(?:{_STRING}{_NO_MARK})*\)){_NO_MARK})*;)",
     re.IGNORECASE,
 )
-#: The same, but for the words, which count where a routine is made alone.
-_MARKS = re.compile(r"""[-/'"$;()\\]""")
-_AT_MARK = re.compile(
-    r"""--[^\n]*|/\*|['"]|\$(?:[A-Za-z_\x80-\U0010ffff][\w]*)?\$|[;()\\]|.""",
-)
-#: Rows of values, and what else stands in parentheses one after another: of no interest where no routine is made.
-_ROWS = re.compile(rf"(?:[\s,]*\({_NO_MARK}(?:{_STRING}{_NO_MARK})*\))+")
-_ESCAPED_END = re.compile(r"(?:[^'\\]|\\.|'')*'", re.DOTALL)
-_CREATE = re.compile(r"create\b", re.IGNORECASE)
-_ROUTINE = re.compile(r"create\s+(?:or\s+replace\s+)?(?:function|procedure)\b", re.IGNORECASE)
-_SPACE = re.compile(r"\s*")
+#: From within a row to the end of another.
+_ROWS = re.compile(rf"{_NO_MARK}\)(?:[\s,]*\({_NO_MARK}(?:{_STRING}{_NO_MARK})*\))+")
 _FED = "COPY FROM stdin / TO stdout is for psql, which feeds it: write INSERT, or COPY in a Python migration"
 _COPY = re.compile(r"copy\s[^']*?\b(?:from\s+stdin|to\s+stdout)\b", re.IGNORECASE)
 
@@ -49,8 +56,7 @@ def _split(text: str) -> Split:
     quoted: list[Range] = []
     start = -1  # of the statement that is being read
     position = depth = blocks = 0
-    routine = -1, False  # the statement that was looked at, and whether it makes one
-    creates = False
+    search = in_rows = _TOKEN.search
     end = len(text)
 
     def ended(offset: int, message: str) -> Split:
@@ -64,89 +70,56 @@ def _split(text: str) -> Split:
             position = plain.end()
             continue
         if start < 0:
-            space = _SPACE.match(text, position)
-            assert space is not None
-            position = space.end()
+            position = _SPACE.match(text, position).end()  # type: ignore[union-attr]  # it always matches
             if position < end and text[position] != ";" and text[position : position + 2] not in ("--", "/*"):
-                start, creates = position, _CREATE.match(text, position) is not None
-        elif not creates and (rows := _ROWS.match(text, position, position + _SHORT)):
-            position = rows.end()
-        found = _INTERESTING.search(text, position) if creates else _marked(text, position)
+                start, depth = position, 0
+                search = _IN_ROUTINE.search if _ROUTINE.match(text, start) else in_rows
+        elif depth > 0 and search is in_rows and (rows := _ROWS.match(text, position, position + _SHORT)):
+            depth, position = depth - 1, rows.end()
+        found = search(text, position)
         if found is None:
             break
-        stop, token, position = found.start(), found.group(), found.end()
-        if token.startswith("--"):
-            continue
-        if token == "/*":
+        stop, token = found.start(), found.group()
+        depth += text.count("(", position, stop) - text.count(")", position, stop)
+        position = found.end()
+        if token == ";":
+            if depth <= 0 and not blocks:
+                if start >= 0:
+                    statements.append(Statement(text[start:position], start))
+                start = -1
+        elif token[0] == "'" or token[0] == '"':
+            if token[0] == "'" and stop and _ESCAPES.match(text, stop - 1):
+                stop -= 1
+                close = _ESCAPED_END.match(text, stop + 2)
+                if close is None:
+                    return ended(stop, "a string (E') starts here and never ends")
+                position = close.end()
+            elif len(token) == 1 or token[-1] != token[0]:
+                what = "a string (')" if token[0] == "'" else 'a quoted name (")'
+                return ended(stop, f"{what} starts here and never ends")
+            if "\n" in text[stop:position]:
+                quoted.append((stop, position))
+        elif token[0] == "$":
+            position = text.find(token, position) + len(token)
+            if position < len(token):
+                return ended(stop, f"a string ({token}) starts here and never ends")
+            if "\n" in text[stop:position]:
+                quoted.append((stop, position))
+        elif token == "/*":
             position = _comment_end(text, position)
             if position < 0:
                 return ended(stop, "a comment (/*) starts here and never ends")
-            continue
-        if token == ";" and depth <= 0 and not blocks:
-            if start >= 0:
-                statements.append(Statement(text[start:position], start))
-            start, depth = -1, 0
-            continue
-        if start < 0:
-            start = stop
-        if token in ("'", '"'):
-            position = text.find(token, position) + 1
-            if not position:
-                return ended(
-                    stop, ("a string (')" if token == "'" else 'a quoted name (")') + " starts here and never ends"
-                )
-        elif token in ("e'", "E'"):
-            close = _ESCAPED_END.match(text, position)
-            if close is None:
-                return ended(stop, "a string (E') starts here and never ends")
-            position = close.end()
-        elif token.startswith("$"):
-            position = text.find(token, position)
-            if position < 0:
-                return ended(stop, f"a string ({token}) starts here and never ends")
-            position += len(token)
-        elif token == "(":
-            depth += 1
-        elif token == ")":
-            depth -= 1
         elif token == "\\":
             command = line_at(text, stop).strip()[:60]
             return ended(stop, f"psql's own command ({command}) means nothing to the server: write it as SQL")
-        elif token != ";":  # BEGIN ATOMIC ... CASE ... END ... END
-            word = token.lower()
-            if depth > 0:  # psql counts them outside parentheses alone: a parameter may have such a name
-                continue
-            if word == "end":
+        elif token[0] != "-" and depth <= 0:  # BEGIN ATOMIC ... CASE ... END ... END: psql counts outside parentheses
+            if token[0] in "eE":
                 blocks = max(blocks - 1, 0)
-                continue
-            if word == "begin" and routine[0] != start:
-                routine = start, _ROUTINE.match(COMMENT.sub(" ", text[start:stop])) is not None
-            if blocks or (word == "begin" and routine[1]):
+            elif blocks or token[0] in "bB":
                 blocks += 1
-        if position - stop > 2 and "\n" in text[stop:position]:
-            quoted.append((stop, position))
     if start >= 0:
         statements.append(Statement(text[start:], start))
     return Split(statements, quoted=quoted)
-
-
-def _marked(text: str, position: int) -> re.Match[str] | None:
-    """The next that _INTERESTING finds, the words aside: by the first characters alone, which is much faster."""
-    while mark := _MARKS.search(text, position):
-        at = mark.start()
-        found = _AT_MARK.match(text, at)
-        assert found is not None
-        token = found[0]
-        if token == "'" and at and text[at - 1] in "eE" and _is_word_start(text, at - 1):
-            return _INTERESTING.match(text, at - 1)
-        if token not in ("-", "/", "$") and (token[0] != "$" or _is_word_start(text, at)):
-            return found
-        position = at + 1
-    return None
-
-
-def _is_word_start(text: str, at: int) -> bool:
-    return not at or not (text[at - 1].isalnum() or text[at - 1] in "_$")
 
 
 def _comment_end(text: str, position: int) -> int:
