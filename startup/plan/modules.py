@@ -32,7 +32,15 @@ def load(name: str, environ: dict[str, str]) -> Any:
     except (Exception, SystemExit) as error:
         if isinstance(error.__cause__, Interrupted):  # as Python before 3.12 gives what is raised in __set_name__
             raise error.__cause__ from None
-        raise ImportError(f"it cannot be imported: {type(error).__name__}: {error}{place(error)}") from error
+        if isinstance(error, ModuleNotFoundError) and error.name and f"{name}.".startswith(f"{error.name}."):
+            raise ImportError(
+                f"there is no module '{error.name}' in the working directory ({os.getcwd()}), in PYTHONPATH "
+                f"({environ.get('PYTHONPATH') or 'not set'}) or among the packages of {sys.executable}"
+            ) from error
+        why = f"it cannot be imported: {type(error).__name__}: {error}{place(error)}"
+        if isinstance(error, ModuleNotFoundError):
+            why += f": {sys.executable} has no such package; STARTUP_PYTHON names the Python that has"
+        raise ImportError(why) from error
 
 
 def place(error: BaseException) -> str:

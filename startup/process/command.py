@@ -99,4 +99,7 @@ def in_words(code: int) -> str:
     if code < 0:
         what = " (out of memory, or kill -9)" if -code == signal.SIGKILL else ""
         return f"it was killed by {signal.Signals(-code).name}{what}"
+    if code == 127:  # POSIX, Shell Command Language, 2.8.2
+        path = os.environ.get("PATH", "not set")
+        return f"it ended with exit code 127, a command was not found (PATH is {path}); its own output says which"
     return f"it ended with exit code {code}; its own output says why"

@@ -55,6 +55,7 @@ class Stage:
             "password": PASSWORD,
             "directory": str(directory),
             "path": os.environ["PATH"],
+            "python": sys.executable,
         }
         (directory / "hooks").mkdir(exist_ok=True)
         self.environ = {

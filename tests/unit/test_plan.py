@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import linecache
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -315,7 +316,7 @@ def test_a_module_that_does_not_import_is_refused_with_file_and_line(content: st
     [
         ("app_tasks:nope", "no function 'nope'"),
         ("app_tasks:MODULE.nope", "no function"),
-        ("nowhere:run", "ModuleNotFoundError"),
+        ("nowhere:run", "there is no module 'nowhere' in the working directory"),
         ("app_tasks:later", "async"),
         ("app_tasks:generator", "yield"),
         ("app_tasks:nothing", "one argument"),
@@ -335,7 +336,7 @@ def test_a_missing_file_of_a_change_task_is_refused_before_anything_runs(module:
 
 def test_all_faults_of_all_phases_are_told_at_once() -> None:
     planner = Planner(
-        load({"STARTUP_TASKS": "a", "STARTUP_PRE_STOP": "b", "STARTUP_TIMEOUT": "c", "STARTUP_MODULE": "d"})
+        load({"STARTUP_TASKS": "a", "STARTUP_PRE_STOP": "b", "STARTUP_TIMEOUT": "c", "STARTUP_SKIP_TASKS": "d"})
     )
     planner.plan("post_start")
     planner.plan("pre_stop")
@@ -456,3 +457,18 @@ def test_each_built_in_task_is_made_by_its_name_and_names_the_policies_that_it_t
     assert set(built_in.policies) < set(POLICIES) and built_in.policy in POLICIES
     for policy in set(POLICIES) - set(built_in.policies):
         assert f"{name}@{policy}: {built_in.refusal}" in refused(STARTUP_TASKS=f"{name}@{policy}")
+
+
+def test_a_module_that_is_nowhere_is_told_with_the_places_and_with_nothing_that_only_follows() -> None:
+    text = refused(STARTUP_MODULE="no_such", STARTUP_TASKS="seed", STARTUP_SKIP_TASKS="other", PYTHONPATH="/a:/b")
+    places = (
+        f"in the working directory ({os.getcwd()}), in PYTHONPATH (/a:/b) or among the packages of {sys.executable}"
+    )
+    assert text == f"STARTUP_MODULE is 'no_such': there is no module 'no_such' {places}"
+
+
+def test_a_package_that_a_module_misses_is_told_with_the_python_that_misses_it() -> None:
+    write("mine.py", "import no_such_package\n")
+    text = refused(STARTUP_MODULE="mine")
+    assert "No module named 'no_such_package'" in text and "mine.py, line 1)" in text
+    assert f"{sys.executable} has no such package; STARTUP_PYTHON names the Python that has" in text
