@@ -14,6 +14,7 @@ from startup.settings.settings import Settings
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from startup.database.session import Session
+    from startup.process.interrupts import Interrupts
 
 
 def load(*, warn: bool = False, for_database: bool = False) -> Settings:
@@ -49,8 +50,8 @@ def meant(word: str, verbs: Sequence[str]) -> str:
 
 
 @contextmanager
-def locked(loaded: Settings) -> Iterator[Session]:
-    """A session that holds the lock. One try: a person is waiting, and can see who has it."""
+def locked(loaded: Settings, interrupts: Interrupts) -> Iterator[Session]:
+    """A session that holds the lock, and that a signal ends. One try: a person is waiting, and can see who has it."""
     from startup.database.connect import connect
     from startup.errors import LockUnavailable, Unreachable
 
@@ -64,5 +65,9 @@ def locked(loaded: Settings) -> Iterator[Session]:
             if holder := session.holder():
                 whom = f"{holder.node or 'another program'} holds it ({holder.detail})"
             raise LockUnavailable(f"the lock is not free: {whom}; try again when it is done")
-        yield session
+        interrupts.cancel = session.cancel
+        try:
+            yield session
+        finally:
+            interrupts.cancel = None
         session.unlock()

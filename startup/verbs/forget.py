@@ -15,7 +15,7 @@ from startup.verbs import common
 def forget(arguments: Namespace, interrupts: Interrupts) -> int:
     """Take a task out of the ledger, so that it runs again."""
     settings, name = common.load(for_database=True), normal(arguments.name)
-    with common.locked(settings) as session:
+    with common.locked(settings, interrupts) as session:
         ledger = Ledger(session, settings.namespace)
         if name == "migrate":
             raise SettingError("migrate has no row in the ledger: take migrations back with 'startup rollback'")

@@ -15,7 +15,7 @@ def rollback(arguments: Namespace, interrupts: Interrupts) -> int:
     """Take back the newest migrations, under the lock."""
     settings = common.load(for_database=True)
     catalog = files.load(settings.migrations, given=settings.given("STARTUP_MIGRATIONS"))
-    with common.locked(settings) as session:
+    with common.locked(settings, interrupts) as session:
         for name in take_back(
             *(session, catalog, arguments.count),
             node=settings.node,

@@ -453,6 +453,30 @@ def test_rollback_waits_for_a_table_no_longer_than_the_setting(
     assert process.returncode == 0 and "a table was not free within 0.2 s (STARTUP_TABLE_LOCK_TIMEOUT)" in err
 
 
+LONG = "WITH RECURSIVE c(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM c WHERE n < 2000000000) SELECT count(*) FROM c;\n"
+
+
+@BOTH
+def test_rollback_heeds_a_signal_at_once(image: Any, query: Any, wait_until: Any) -> None:
+    """Once when the statement was done, on SQLite."""
+    image.write("migrations/0002_plans.rollback.sql", "DROP TABLE plans;\n" + LONG)
+    ok(image, "init")
+    process = image.start("rollback")
+
+    def computes() -> bool:
+        return int(Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()[11]) > 300  # 3 s: no boot
+
+    running = "SELECT 1 FROM pg_stat_activity WHERE state = 'active' AND query LIKE '%RECURSIVE c(n)%' AND pid <> "
+    is_sqlite = image.environ["DATABASE_URL"].startswith("sqlite")
+    wait_until(
+        computes if is_sqlite else lambda: query(image.environ["DATABASE_URL"], f"{running}pg_backend_pid()"), 60
+    )
+    process.terminate()
+    err = process.communicate(timeout=30)[1]
+    assert process.returncode == 143 and "stopped by SIGTERM" in err
+    assert "plans" in tables(image, query), "nothing is half done"
+
+
 @pytest.mark.parametrize("count", ["0", "-1", "all", "1.5"])
 def test_a_wrong_count_is_a_usage_error(startup: Any, count: str) -> None:
     done = startup("rollback", "--count", count)
