@@ -97,7 +97,7 @@ prove() {
     proof='' doing=starting
     read -r proof 2>/dev/null <"$state/proof"
     case $proof,$module_code,$state in "$1",* | *,12[679],* | *,1[3-6]?,* | *,/dev/null) return 0 ;; esac
-    [ "$module_code" -ne 1 ] || [ -e "$state/log" ] || { module_code=127 && return 0; } # it never began: no such package
+    [ -e "$state/log" ] || case $module_code in 1) module_code=127 && return 0 ;; 70) return 0 ;; esac # it never began
     read -r doing 2>/dev/null <"$state/phase"
     tell reason "the startup module was ended with exit code $module_code by a task (os._exit, exec), while ${doing%,}"
     module_code=70
@@ -232,7 +232,7 @@ on_child() {
 # bash loses signals and exit codes that coincide in its wait(1). There it sits in read(1), on a pipe of its own into which
 # signals write: what a trap does within read(1) must not read.
 open_events() {
-    [ "${BASHPID:-}" = "$$" ] || return 0 # not BASH_VERSION, which another shell may have been handed in
+    [ "${BASHPID:-}" = "$$" ] && [ -d "/proc/$$/fd" ] || return 0 # not BASH_VERSION, which may have been handed in
     trap - CHLD                           # it would come within a $(...), over which bash trips then
     set +o posix                          # or read -t would use ALRM, and swallow the app's
     eval 'exec {events}<> <(:)' && no_events="$events>&-" # a descriptor from 10 on, so none that was handed in

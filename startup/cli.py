@@ -50,8 +50,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser(HIDDEN if for_entrypoint else VERBS).parse_args(words)
     log.configure(os.environ.get("STARTUP_LOG_LEVEL", "info"), os.environ.get("STARTUP_LOG_FORMAT", "text"))
     interrupts = Interrupts()
-    interrupts.install()
     try:
+        interrupts.install()
         with interrupts.heeded():  # while a class is made, in an import too, what a signal's handler raises is wrapped
             module, _, function = arguments.verb.partition(".")
             verb = getattr(importlib.import_module(f"startup.verbs.{module}"), function or module)
@@ -71,7 +71,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 0
     except Exception as error:
+        if isinstance(error, RuntimeError) and "can't start new thread" in str(error):
+            log.fail(f"no thread could be started: {_TOO_MANY}", exit_code=TASK_FAILED)
+            return TASK_FAILED
         return _tell_of_a_defect(error)
+
+
+_TOO_MANY = "the limit of processes is reached (docker's --pids-limit, a pod's, ulimit -u): right would be a higher one"
 
 
 class _Parser(argparse.ArgumentParser):

@@ -22,11 +22,21 @@ else:
     import _signal as signal  # without signal's enums, whose import takes as long as all the rest of Python's start
 
 
+def of_process(pid: str, name: str) -> bytes:
+    """What the kernel tells of the process *pid*; nothing where there is no /proc."""
+    try:
+        with open(f"/proc/{pid}/{name}", "rb") as file:
+            return file.read()
+    except OSError:
+        return b""
+
+
 def environment(shell: str) -> dict[bytes, bytes]:
     """The environment that the process *shell* was started with, without the tasks' own database address."""
-    with open(f"/proc/{shell}/environ", "rb") as file:
-        pairs = (entry.partition(b"=") for entry in file.read().split(b"\0") if entry)
-        return {name: value for name, _, value in pairs if name != b"STARTUP_DATABASE_URL"}
+    pairs = (entry.partition(b"=") for entry in of_process(shell, "environ").split(b"\0") if entry)
+    found = {name: value for name, _, value in pairs} or dict(os.environb)
+    found.pop(b"STARTUP_DATABASE_URL", None)
+    return found
 
 
 def take_the_terminal() -> None:
@@ -65,8 +75,7 @@ def main() -> int:
         os.setpgid(0, 0)
     if terminal == "leader":
         take_the_terminal()
-    with open(f"/proc/{shell}/status", "rb") as file:
-        restore_signals(int(ignored) | ignored_in(file.read()))
+    restore_signals(int(ignored) | ignored_in(of_process(shell, "status")))
     try:
         os.execvpe(os.fsencode(command[0]), [os.fsencode(word) for word in command], environ)
     except OSError as error:

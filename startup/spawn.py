@@ -31,8 +31,7 @@ def spawn(
     for kept in keep_open:  # by way of 0: onto itself, dup2(2) would leave it to be closed (glibc before 2.29)
         actions += [(os.POSIX_SPAWN_DUP2, kept, 0), (os.POSIX_SPAWN_DUP2, 0, kept)]
     actions.append((os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0))
-    others = {int(name) for name in os.listdir("/proc/self/fd")} - {0, 1, 2, *keep_open}
-    actions += [(os.POSIX_SPAWN_CLOSE, other) for other in others]
+    actions += [(os.POSIX_SPAWN_CLOSE, other) for other in _open() - {0, 1, 2, *keep_open}]
     start = partial(os.posix_spawn, argv[0], tuple(argv), file_actions=actions, setsigmask=(), setsigdef=_IGNORED)
     # A signal's handler runs in the main thread between two bytecodes, whichever thread the signal has reached, so that
     # no mask keeps it off. Here is no bytecode between the child's start and the note of it, nor is the GIL let go.
@@ -40,6 +39,22 @@ def spawn(
         started.extend(map(partial(start, setsid=True), [environ]))
     except NotImplementedError:  # a Python that was built for an older C library
         started.extend(map(partial(start, setpgroup=0), [environ]))
+
+
+def _open() -> set[int]:
+    """All descriptors that are open; without /proc those up to 255, as few images are so bare."""
+    try:
+        return set(map(int, os.listdir("/proc/self/fd")))
+    except OSError:
+        return {number for number in range(256) if _is_open(number)}
+
+
+def _is_open(number: int) -> bool:
+    try:
+        os.fstat(number)
+    except OSError:
+        return False
+    return True
 
 
 def kill_group(pid: int, number: int) -> None:

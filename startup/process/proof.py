@@ -139,8 +139,9 @@ def leave(code: int, tidy: bool = True) -> None:
         import atexit
 
         tidying = threading.Thread(target=atexit._run_exitfuncs, daemon=True)
-        tidying.start()
-        tidying.join(_TIDYING)
+        with suppress(RuntimeError):  # at the pids limit there is no thread to be had
+            tidying.start()
+            tidying.join(_TIDYING)
     for stream in filter(None, (sys.stdout, sys.stderr)):
         with suppress(OSError, ValueError):  # nobody reads it any more: that is no failure of a task
             stream.flush()

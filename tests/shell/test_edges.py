@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from .conftest import ROOT, Entrypoint, Recorder
+from .test_state import needs_root
 
 FORGED = "x\nstartup: error: forged\x1b[2K\ry"
 
@@ -145,6 +146,22 @@ def test_no_line_can_be_forged_by_what_others_are_called(entrypoint: Entrypoint,
         assert not {"\x1b", "\r"} & set(said), said
         if form == "json":
             assert all(isinstance(json.loads(line), dict) for line in lines), said
+
+
+@needs_root
+@pytest.mark.parametrize("ping", ["none", "auto", "cmd:true"])
+def test_without_proc_the_app_runs_and_so_do_the_tasks(entrypoint: Entrypoint, ping: str) -> None:
+    if entrypoint.place != "outside":
+        pytest.skip("that place has a /proc of its own")
+    env = {"STARTUP_TASKS": "seed@local", "STARTUP_TASK_SEED": "echo seeded", "STARTUP_PING": ping}
+    env |= {"STARTUP_DATABASE_URL": "sqlite:///own.db"}
+    words = entrypoint.words("sh", "-c", "sleep 1; env; exit 7")
+    bare = ["unshare", "--mount", "sh", "-c", 'umount -l /proc && exec "$@"', "sh", *words]
+    environ = entrypoint.environment(env)
+    done = subprocess.run(bare, env=environ, capture_output=True, timeout=60, stdin=subprocess.DEVNULL, text=True)
+    assert done.returncode == 7, done.stderr
+    assert "Traceback" not in done.stderr and "No such file" not in done.stderr, done.stderr
+    assert done.stderr.count("seeded\n") == 1 and "own.db" not in done.stdout
 
 
 def test_json_of_bytes_that_are_no_utf_8_always_parses(entrypoint: Entrypoint) -> None:

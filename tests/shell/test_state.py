@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -109,18 +110,14 @@ def test_health_follows_no_link_in_a_default_place(entrypoint: Entrypoint, spoof
 
 
 @needs_root
-def test_a_user_other_than_root_may_use_a_directory_of_roots(entrypoint: Entrypoint, tmp_path: Path) -> None:
-    """As Kubernetes mounts an emptyDir: of root, writable for everybody."""
-    state = tmp_path / "shared"
-    state.mkdir()
-    state.chmod(0o777)
+def test_a_user_other_than_root_may_use_a_directory_of_roots(entrypoint: Entrypoint) -> None:
+    """As Kubernetes mounts an emptyDir: of root, writable for everybody. Another pytest may close pytest's own anew."""
     seen = 'claim_state_dir "$1" && printf "%s" "$state"; if is_trusted "$1"; then printf " trusted"; fi'
     assert shutil.which("setpriv"), "setpriv(1), of util-linux, gives up root here"
     shell = (*("setpriv", f"--reuid={STRANGER}", "--clear-groups"), *entrypoint.shell)
-    for parent in state.parents:
-        if not parent.stat().st_mode & 0o001:
-            parent.chmod(parent.stat().st_mode | 0o011)
-    assert alone(Entrypoint(shell, tmp_path), seen, str(state)) == f"{state} trusted"
+    with tempfile.TemporaryDirectory() as state:
+        os.chmod(state, 0o777)
+        assert alone(Entrypoint(shell, Path(state)), seen, state) == f"{state} trusted"
 
 
 def test_without_a_state_directory_no_file_of_the_images_root_is_read(entrypoint: Entrypoint) -> None:
