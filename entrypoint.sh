@@ -314,10 +314,10 @@ refuse() { conclude 78 "$1 (exit code 78)" error; }
 
 # However this shell ends, "Cannot fork" at the pids limit too, the app is told, and its end waited for.
 on_exit() {
-    case $app,$code,$? in ,,0 | ,,12[67]) return 0 ;; ,,*) exit 70 ;; ,*) exit "$code" ;; esac
+    case $app,$code,$?,$module_code in ,,0,* | ,,12[67],*) return 0 ;; ,,*) exit 70 ;;
+    ",$code,$code,"* | ,*,[034]) exit "$code" ;; ,*) exit 70 ;; esac # as concluded; else as the app ended, or the module did not
     for signal in ${stop_signals:-15}; do kill "-$signal" "$whole$app" 2>/dev/null; done
-    wait_for "$app"
-    code=$?
+    wait_for "$app"; code=$?
     tell result "no process could be started any more; the app ended with exit code $code"
     [ -n "$stop_signals" ] || code=70
     exit "$code"

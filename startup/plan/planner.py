@@ -46,10 +46,8 @@ class Planner:
             self.faults += scan.faults
         for hook in self._hooks["post_start"].hooks:  # the ledger, too, knows a task by its name
             self.faults += self._hooks["pre_start"].same_name(hook)
-        #: May a name be a task of a module that could not be imported?
-        self._in_the_dark = False
         if settings.module:
-            self._in_the_dark = self._import(settings.module, f"STARTUP_MODULE is '{settings.module}'") is None
+            self._import(settings.module, f"STARTUP_MODULE is '{settings.module}'")
         self._check_skipped()
 
     def plan(self, phase: str, named: Iterable[Item] | None = None) -> Plan:
@@ -133,8 +131,7 @@ class Planner:
             return Task(name, built_in.kind, "built in", built_in.policy, builtin=built_in)
         if ":" in name:
             return self._reference(name, name, name)
-        if not self._in_the_dark:
-            self.faults.append(f"{self._variable} names '{name}', which is no task: {self._hint(name)}")
+        self.faults.append(f"{self._variable} names '{name}', which is no task: {self._hint(name)}")
         return None
 
     def _hook(self, name: str, phase: str) -> hooks.Hook | None:
@@ -226,7 +223,7 @@ class Planner:
     def _check_skipped(self) -> None:
         """A misspelt name would let the very task run that somebody wanted left out."""
         listed = {item.name for phase in PHASES for item in self._listed(phase)}
-        for name in sorted(self.settings.skip - listed - self._known()) if not self._in_the_dark else ():
+        for name in sorted(self.settings.skip - listed - self._known()):
             self.faults.append(f"STARTUP_SKIP_TASKS names '{name}', which is no task: {self._hint(name)}")
 
 

@@ -336,7 +336,7 @@ def test_a_missing_file_of_a_change_task_is_refused_before_anything_runs(module:
 
 def test_all_faults_of_all_phases_are_told_at_once() -> None:
     planner = Planner(
-        load({"STARTUP_TASKS": "a", "STARTUP_PRE_STOP": "b", "STARTUP_TIMEOUT": "c", "STARTUP_SKIP_TASKS": "d"})
+        load({"STARTUP_TASKS": "a", "STARTUP_PRE_STOP": "b", "STARTUP_TIMEOUT": "c", "STARTUP_MODULE": "d"})
     )
     planner.plan("post_start")
     planner.plan("pre_stop")
@@ -459,8 +459,8 @@ def test_each_built_in_task_is_made_by_its_name_and_names_the_policies_that_it_t
         assert f"{name}@{policy}: {built_in.refusal}" in refused(STARTUP_TASKS=f"{name}@{policy}")
 
 
-def test_a_module_that_is_nowhere_is_told_with_the_places_and_with_nothing_that_only_follows() -> None:
-    text = refused(STARTUP_MODULE="no_such", STARTUP_TASKS="seed", STARTUP_SKIP_TASKS="other", PYTHONPATH="/a:/b")
+def test_a_module_that_is_nowhere_is_told_with_the_places() -> None:
+    text = refused(STARTUP_MODULE="no_such", STARTUP_TASKS="none", PYTHONPATH="/a:/b")
     places = (
         f"in the working directory ({os.getcwd()}), in PYTHONPATH (/a:/b) or among the packages of {sys.executable}"
     )
