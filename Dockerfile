@@ -1,17 +1,43 @@
-# Two images in one file:
-#   docker build --target base -t startup-tasks .   the product alone, to build on: FROM startup-tasks
-#   docker build -t startup-demo .                  the demo that compose.yaml runs
+# Three images in one file:
+#   docker build --target base -t startup-tasks .            the product, to build on: FROM startup-tasks
+#   docker build --target bundle -t startup-tasks:bundle .   the same for any image: COPY --from=startup-tasks:bundle
+#   docker build -t startup-demo .                           the demo that compose.yaml runs
+
+# `make lock` writes the files of hashes.
+FROM python:3.13-slim-trixie AS wheel
+WORKDIR /src
+COPY release/build.lock release/
+RUN python -m venv --without-pip /build \
+ && pip --python /build/bin/python install --no-cache-dir --require-hashes --requirement release/build.lock
+COPY pyproject.toml README.md LICENSE entrypoint.sh ./
+COPY bin bin
+COPY startup startup
+RUN pip --python /build/bin/python wheel --no-deps --no-build-isolation --wheel-dir /wheel .
 
 # A virtual environment of its own, so that what an app installs never changes what the tasks run on, or the
 # other way round; it sees the image's packages too, so that a task may import the app.
 FROM python:3.13-slim-trixie AS build
-WORKDIR /src
-COPY pyproject.toml README.md LICENSE entrypoint.sh ./
-COPY bin bin
-COPY startup startup
+COPY release/packages.lock .
 RUN python -m venv --without-pip --system-site-packages /opt/startup \
- && pip --python /opt/startup/bin/python install --no-cache-dir --no-compile . \
+ && pip --python /opt/startup/bin/python install --no-cache-dir --no-compile --require-hashes --requirement packages.lock
+COPY --from=wheel /wheel /wheel
+RUN pip --python /opt/startup/bin/python install --no-cache-dir --no-compile --no-deps /wheel/*.whl \
  && /opt/startup/bin/python -m compileall -q -j 0 --invalidation-mode unchecked-hash /opt/startup/lib
+
+FROM python:3.13-slim-trixie AS bundle-build
+RUN apt-get update && apt-get install --yes --no-install-recommends binutils busybox-static patchelf
+COPY release/packages.lock .
+RUN python -m venv --without-pip /venv \
+ && pip --python /venv/bin/python install --no-cache-dir --no-compile --require-hashes --requirement packages.lock \
+    --target /opt/startup/lib/packages
+COPY --from=wheel /wheel /wheel
+RUN pip --python /venv/bin/python install --no-cache-dir --no-compile --no-deps --upgrade \
+    --target /opt/startup/lib/packages /wheel/*.whl
+COPY release/bundle.py release/bundle.sh ./
+RUN python bundle.py /opt/startup
+
+FROM scratch AS bundle
+COPY --from=bundle-build /opt/startup /opt/startup
 
 FROM python:3.13-slim-trixie AS base
 COPY --from=build /opt/startup /opt/startup

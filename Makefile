@@ -8,7 +8,7 @@ BENCH_ARGS ?=
 
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench lint format up down clean
+.PHONY: help demo test bench lint format lock up down clean
 
 bin := $(VENV)/bin
 # how each stamp file is made: .venv/.installed-EXTRA stands for "the package, editable, with the extra EXTRA",
@@ -28,6 +28,7 @@ help:
 	@echo 'make test    all tests; those that need Docker are skipped, and counted, where there is none'
 	@echo 'make bench   speed and memory against peers, 20 minutes; BENCH_ARGS="--quick 1 3" for some rows, in short'
 	@echo 'make lint    ruff, mypy --strict, import-linter, shellcheck'
+	@echo 'make lock    new hashes of what the images are made of'
 	@echo 'make format  what ruff can mend by itself'
 	@echo 'make up      the demo on PostgreSQL: docker compose up --build --wait; make down ends it'
 	@echo 'make clean   remove what make has made'
@@ -55,11 +56,20 @@ lint: $(VENV)/.installed-dev
 	@$(bin)/mypy
 	@$(bin)/lint-imports --no-logo --no-cache
 	@$(bin)/shellcheck --shell=sh entrypoint.sh
+	@$(bin)/shellcheck --exclude=SC1091,SC2034,SC2086,SC2154 release/bundle.sh # as entrypoint.sh has it
 	@$(bin)/shellcheck .ci/run
 
 format: $(VENV)/.installed-dev
 	@$(bin)/ruff check --fix
 	@$(bin)/ruff format
+
+# The hashes of everything that the images are made of; UPGRADE= keeps what is in the files already.
+UPGRADE ?= --upgrade
+lock := $(VENV)-lock/bin/uv pip compile --quiet --universal --python-version 3.13 --generate-hashes --no-emit-index-url \
+  --no-python-downloads --no-header $(UPGRADE)
+lock: .venv-lock/.installed
+	@$(lock) --output-file release/packages.lock pyproject.toml
+	@sed -n '/^requires = /s/[^"]*"\([^"]*\)".*/\1/p' pyproject.toml | $(lock) --output-file release/build.lock -
 
 up:
 	docker compose up --build --detach --wait

@@ -2,7 +2,7 @@
 # A container ENTRYPOINT, for any image's command:
 #   start the app in the background -> ping it until it answers -> run the startup tasks -> stay as its parent
 # Names are in lower case: none is an app's. A test may have the functions alone: `set -- :functions; . entrypoint.sh`.
-# shellcheck disable=SC2317,SC2329,SC3067,SC3045,SC3040,SC3028,SC2154,SC2064,SC2174,SC2046,SC2059  # what traps call; test -O in all; bash's own
+# shellcheck disable=SC2086,SC2317,SC2329,SC3067,SC3045,SC3040,SC3028,SC2154,SC2064,SC2174,SC2046,SC2059  # several words; what traps call; test -O in all; bash's own
 set -u
 
 main() {
@@ -106,8 +106,14 @@ end_helper() { until_executed "$helper"; kill -TERM "$helper" 2>/dev/null; }
 
 module() {
     eval "exec $no_events"
-    if [ -f "$here/startup/launch.py" ]; then exec "$python" -I "$here/startup" "$@"; fi
-    exec "$python" -I -m startup "$@"
+    [ ! -f "$packages/startup/launch.py" ] || by_python "$packages/startup" "$@"
+    by_python -m startup "$@"
+}
+
+run_verb() {
+    case ${1:-},$# in health,1) tell_health ;; esac # also where Python is broken
+    find_python
+    module "$@"
 }
 
 # STARTUP_PYTHON, else the one that the package was installed with, else python3.
@@ -115,7 +121,7 @@ find_python() {
     python=${STARTUP_PYTHON:-} shebang=
     [ -n "$python" ] || [ ! -f "$here/startup" ] || read -r shebang <"$here/startup"
     case $shebang in '#!'*python*) python=${shebang#??} ;; esac
-    : "${python:=python3}"
+    : "${python:=$python3}"
     case $python in */*) [ -f "$python" ] && [ -x "$python" ] ;; *) command -v "$python" >/dev/null ;; esac ||
         refuse "STARTUP_PYTHON is '${STARTUP_PYTHON:-}': '$python' is not there; set it to a Python 3.10 or newer"
 }
@@ -135,23 +141,25 @@ choose_launcher() {
     shells='BASH.*|COLUMNS|E?UID|FUNCNEST|GROUPS|IFS|LINENO|LINES|OLDPWD|OPT(IND|ARG|ERR)|P?PID|POSIXLY_CORRECT|PS[0-4]'
     shells="$shells|PWD|RANDOM|SECONDS|SHELLOPTS|SHLVL|SRANDOM|DIRSTACK|EPOCH.*|HIST.*|PIPESTATUS|TMOUT|_"
     shells="^(($shells)=|[^=]*[^A-Z0-9_=]|[^A-Z_])"
-    odd=$(env --default-signal=INT,QUIT LC_ALL=C grep -czE "$shells" "/proc/$$/environ" 2>/dev/null)
+    odd=$($probe LC_ALL=C grep -czE "$shells" "/proc/$$/environ" 2>/dev/null)
     [ "$odd" != 0 ] || launcher='env'
 }
 
 # STARTUP_LAUNCHING is no variable: until_executed knows the launcher by it.
 launch() {
-    if [ "$launcher" = env ]; then
-        [ $((ignored & 2)) -ne 0 ] || set -- --default-signal=INT,QUIT "$@"
-        exec env -u STARTUP_LAUNCHING -u STARTUP_DATABASE_URL -u PWD -u OLDPWD -u SHLVL -u _ "$@"
-    fi
+    options='-u STARTUP_LAUNCHING -u STARTUP_DATABASE_URL -u PWD -u OLDPWD -u SHLVL -u _'
+    [ $((ignored & 2)) -ne 0 ] || options="$options --default-signal=INT,QUIT"
+    [ "$launcher" != env ] || by_env "$options" "$@"
     set -- STARTUP_LAUNCHING "$$" "$ignored" "$terminal" "$group" "$@"
     case $python in */*) lib=${python%/*}/../lib ;; *) lib=/nonexistent ;; esac
-    for dir in "$here" "$lib"/python3*/site-packages; do # by its file it starts in half the time
-        if [ -f "$dir/startup/launch.py" ]; then exec "$python" -I -S "$dir/startup/launch.py" "$@"; fi
-    done
-    exec "$python" -I -m startup.launch "$@"
+    for dir in "$packages" "$lib"/python3*/site-packages; do [ ! -f "$dir/startup/launch.py" ] || break; done
+    [ ! -f "$dir/startup/launch.py" ] || by_python -S "$dir/startup/launch.py" "$@" # it starts in half the time
+    by_python -m startup.launch "$@"
 }
+
+# usage: by_env OPTIONS COMMAND ...; this and by_python() are the bundle's own in release/bundle.sh
+by_env() { options=$1 && shift && exec env $options "$@"; }
+by_python() { exec "$python" -I "$@"; }
 
 # An app that cannot be started is told before anything is done for it.
 find_app() {
@@ -221,12 +229,10 @@ until_executed() {
     done
 }
 
-# Ctrl-Z does nothing in a container without us, whose first process cannot be stopped.
+# Ctrl-Z does nothing in a container without us, whose first process cannot be stopped. The app's child may see it later.
 on_child() {
     read -r stat 2>/dev/null <"/proc/$app/stat" || return 0
-    case ${stat##*) } in
-    T*) kill -CONT "-$app" && sleep 0.05 && kill -CONT "-$app" ;; # the key may reach a child of the app later than the app
-    esac
+    case ${stat##*) } in T*) kill -CONT "-$app" && sleep 0.05 && kill -CONT "-$app" ;; esac
 }
 
 # bash loses signals and exit codes that coincide in its wait(1). There it sits in read(1), on a pipe of its own into which
@@ -283,10 +289,7 @@ end_app() {
 end_leftovers() {
     [ "$$" -eq 1 ] || return 0 # -1 means everybody
     kill -TERM -1 2>/dev/null || return 0
-    for _ in 1 2 3 4 5 6 7 8 9; do
-        kill -0 -1 2>/dev/null || return 0
-        sleep 0.1 & wait "$!"
-    done
+    for _ in 1 2 3 4 5 6 7 8 9; do kill -0 -1 2>/dev/null || return 0; sleep 0.1 & wait "$!"; done
 }
 
 # usage: fail CODE WHAT_BECAME_OF_THE_APP
@@ -386,9 +389,7 @@ leave_the_flow_for_one_offs() {
     sh,,1 | [akz]sh,,1 | [bd]ash,,1 | fish,,1 | *sh,-[il],2 | bash,--login,2) [ ! -t 0 ] || exec_directly "$@" ;;
     esac
     [ "$1" = startup ] || return 0
-    case ${2:-},$# in health,2) tell_health ;; esac # also where Python is broken
-    shift && find_python
-    module "$@"
+    shift && run_verb "$@"
 }
 
 exec_directly() {
@@ -396,11 +397,10 @@ exec_directly() {
     for name in PWD OLDPWD SHLVL; do # what the shell has added
         tr '\0' '\n' <"/proc/$$/environ" | grep -q "^$name=" || { unset "$name" && added=$name; }
     done
-    case ${BASH_VERSION:+$added},$1 in *=*) ;; SHLVL,*) exec env -u SHLVL "$@" ;; esac # bash's exec brings it back
-    exec "$@"
+    case ${BASH_VERSION:+$added}$by_env,$1 in *=*) ;; SHLVL,*) by_env '-u SHLVL' "$@" ;; always,*) by_env '' "$@" ;; esac
+    exec "$@" # bash's brings SHLVL back
 }
 
-# shellcheck disable=SC2086  # several words are meant
 look_at_own_process() {
     [ -e "/proc/$$/fd/0" ] || [ ! -d "/proc/$$/fd" ] || closed='<&-'
     true >&2 || { closed="$closed 2>&-" && exec 2>/dev/null; } # or others' output lands in a file that took its place
@@ -458,7 +458,6 @@ is_live() {
     [ -f "$1/pid" ] || return 1 # a FIFO would be waited for
     read -r pid since 2>/dev/null <"$1/pid" || return 1
     read -r stat 2>/dev/null <"/proc/$pid/stat" || return 1
-    # shellcheck disable=SC2086
     set -- ${stat##*) }
     [ "$pid" != "$$" ] && [ "${20-}" = "${since:-none}" ]
 }
@@ -492,6 +491,7 @@ signals="$signals 52 53 54 55 56 57 58 59 60 61 62 63 64"
 job_control='20 21 22' state=/dev/null here=. group=false whole='' terminal='' closed='' no_events='' ignored=0 uid=0 started=0
 no_command='no command was given: an image that sets ENTRYPOINT loses the CMD of its base image and must repeat it'
 case $0 in */*) here=${0%/*} ;; esac
+packages=$here python3=python3 by_env='' probe='env --default-signal=INT,QUIT'
 
 # Set in traps, too, or read there.
 app='' helper='' timer='' phase='' module_code=0 code=''

@@ -15,10 +15,23 @@ else:
 _IGNORED = (signal.SIGINT, signal.SIGQUIT, signal.SIGPIPE, signal.SIGXFSZ)
 
 
+_SHELL = "/bin/sh"
+#: The bundle's, beside lib/packages/startup; elsewhere nothing is there.
+_BUNDLED = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..", "..", "bin", "sh")
+
+
+def shell() -> str:
+    """``/bin/sh``; where the image has none (scratch, distroless), the bundle's own."""
+    own = os.path.normpath(_BUNDLED)
+    return own if not os.path.exists(_SHELL) and os.access(own, os.X_OK) else _SHELL
+
+
 def spawn(
     started: list[int], argv: Sequence[str], environ: Mapping[str, str], output: int, keep_open: Sequence[int] = ()
 ) -> None:
     """Start *argv*, whose first word is a path, and append its pid to *started*: to be given to :func:`end` at last.
+
+    ``/bin/sh`` is :func:`shell`.
 
     It leads a session, and so a process group, of its own, blocks no signal and ignores none that it need not. It reads
     /dev/null, writes to *output*, and of our other descriptors it gets *keep_open* alone.
@@ -32,7 +45,8 @@ def spawn(
         actions += [(os.POSIX_SPAWN_DUP2, kept, 0), (os.POSIX_SPAWN_DUP2, 0, kept)]
     actions.append((os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0))
     actions += [(os.POSIX_SPAWN_CLOSE, other) for other in _open() - {0, 1, 2, *keep_open}]
-    start = partial(os.posix_spawn, argv[0], tuple(argv), file_actions=actions, setsigmask=(), setsigdef=_IGNORED)
+    program = shell() if argv[0] == _SHELL else argv[0]
+    start = partial(os.posix_spawn, program, tuple(argv), file_actions=actions, setsigmask=(), setsigdef=_IGNORED)
     # A signal's handler runs in the main thread between two bytecodes, whichever thread the signal has reached, so that
     # no mask keeps it off. Here is no bytecode between the child's start and the note of it, nor is the GIL let go.
     try:

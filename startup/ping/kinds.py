@@ -149,20 +149,26 @@ class Http(Tcp):
                 return self._ask(plain, BlockingIOError, attempt)
             import ssl
 
+            from startup import roots
+
             try:
                 with self._encrypt(plain) as connection:
                     _shake_hands(connection, attempt)
                     return self._ask(connection, ssl.SSLWantReadError, attempt)
             except ssl.SSLCertVerificationError as error:
-                return Answer(False, f"its certificate is not valid: {error.verify_message}")
+                why = "" if roots.make_known() else f"; {roots.MISSING}"
+                return Answer(False, f"its certificate is not valid: {error.verify_message}{why}")
             except ssl.SSLError as error:
                 return Answer(False, f"no TLS connection: {(error.reason or str(error)).lower().replace('_', ' ')}")
 
     def _encrypt(self, plain: socket.socket) -> ssl.SSLSocket:
         import ssl
 
+        from startup import roots
+
         local = _is_loopback(plain.getpeername()[0])
         if local not in self._contexts:
+            roots.make_known()
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT) if local else ssl.create_default_context()
             if local:
                 context.check_hostname = False

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from itertools import takewhile
 
 from startup.settings.parsers import POLICIES, normal
+from startup.spawn import shell
 
 #: No hook, whatever it is: what somebody took out, and what editors and package managers leave.
 _NEVER = re.compile(r"^[._]")
@@ -26,6 +27,11 @@ class Hook:
     name: str
     policy: str | None
     path: str
+
+    def command(self) -> tuple[str, ...]:
+        """What executes it: the system, or where ``#!/bin/sh`` names no file of this image the bundle's shell."""
+        words = os.fsdecode(_first_line(self.path)[2:]).split()
+        return (*words, self.path) if words[:1] == ["/bin/sh"] and shell() != "/bin/sh" else (self.path,)
 
     def description(self) -> str:
         """The comment at the file's head, as Distillery's ``describe`` shows it."""
@@ -152,7 +158,8 @@ def _why_not(path: str, first: bytes) -> str:
     if first.endswith(b"\r\n"):
         return "its lines end in CRLF, so the system looks for an interpreter that is not there: dos2unix, or eol=lf"
     words = os.fsdecode(first[2:]).split()
-    if not words or not os.path.isfile(words[0]) or not os.access(words[0], os.X_OK):
+    interpreter = shell() if words[:1] == ["/bin/sh"] else "".join(words[:1])
+    if not os.path.isfile(interpreter) or not os.access(interpreter, os.X_OK):
         return f"its interpreter, '{words[0] if words else ''}', is not there: install it, or correct the first line"
     return _why_not_by_env(words[0], words[1:]) if os.path.basename(words[0]) == "env" else ""
 

@@ -126,7 +126,9 @@ class Planner:
         hook = self._hook(name, phase)
         if hook is not None:
             path, text = hook.path, hook.description()
-            return Task(name, "hook", path, hook.policy or "always", argv=(path,), files=(path,), description=text)
+            return Task(
+                name, "hook", path, hook.policy or "always", argv=hook.command(), files=(path,), description=text
+            )
         if built_in := make(name, settings):
             return Task(name, built_in.kind, "built in", built_in.policy, builtin=built_in)
         if ":" in name:

@@ -2,6 +2,7 @@
 
 ``docker``         the engine's command line: ``docker("ps")``, ``docker.run(IMAGE, ...)``, ``docker.start(IMAGE, ...)``
 ``base_image``     the Dockerfile's target ``base``
+``bundle_image``   its target ``bundle``
 ``demo_image``     its last target
 ``derived_image``  ``derived_image(dockerfile, **files)``: an image of the test's own, ``{base}`` is ``base_image``
 ``postgres``       a PostgreSQL 17 container on a network of its own; ``database`` is a fresh database there
@@ -31,7 +32,7 @@ ROOT = HERE.parents[1]
 #: What the Dockerfile copies (.dockerignore), and what reads it.
 SOURCES = (
     *("Dockerfile", "compose.yaml", ".dockerignore", "pyproject.toml", "README.md", "LICENSE"),
-    *("entrypoint.sh", "bin", "startup", "migrations", "seeds", "examples/demo"),
+    *("entrypoint.sh", "bin", "startup", "migrations", "seeds", "examples/demo", "release"),
 )
 Done = subprocess.CompletedProcess[str]
 
@@ -241,6 +242,22 @@ def base_image(engine: Docker) -> str:
 @pytest.fixture(scope="session")
 def demo_image(engine: Docker) -> str:
     return engine.build(ROOT)
+
+
+@pytest.fixture(scope="session")
+def bundle_image(engine: Docker) -> str:
+    return engine.build(ROOT, "--target", "bundle")
+
+
+@pytest.fixture(scope="session")
+def bundle_directory(engine: Docker, bundle_image: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The bundle's files, to be mounted as /opt/startup."""
+    name = engine.claim_name()
+    engine("create", "--name", name, bundle_image, "none")
+    there = tmp_path_factory.mktemp("bundle")
+    engine("cp", "--quiet", f"{name}:/opt/startup", str(there))
+    engine("rm", name)
+    return there / "startup"
 
 
 DerivedImage = Callable[..., str]

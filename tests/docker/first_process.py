@@ -30,11 +30,14 @@ FORWARDABLE = [n for n in range(1, 65) if n not in (4, 5, 7, 8, 9, 11, 17, 19, 3
 STOPS = (2, 3, 15, 20, 21, 22)
 BY_HAND = '"$@" & app=$!; trap "kill -TERM $app" TERM; trap "kill -INT $app" INT; wait $app'
 
+#: Where an image has the bundle.
+BUNDLE = "/opt/startup"
 #: The words before the app's own.
 OURS = {
     "dash": ("dash", str(ROOT / "entrypoint.sh")),
     "busybox": ("busybox", "sh", str(ROOT / "entrypoint.sh")),
     "bash": ("bash", str(ROOT / "entrypoint.sh")),
+    "bundle": (f"{BUNDLE}/bin/startup-entrypoint",),
 }
 OTHERS = {
     "tini": ("tini", "--"),
@@ -48,7 +51,8 @@ OTHERS = {
 class Box:
     """Containers whose first process is *init*; the app's files are in *directory*, in there and here.
 
-    With another *image* than that: the entrypoint which that image brings, and its programs.
+    With another *image* than that: the entrypoint which that image brings, and its programs; *python* and *shell* are
+    those that the app and ``docker exec`` are to use.
     """
 
     docker: Docker
@@ -56,21 +60,24 @@ class Box:
     directory: Path
     options: Sequence[str] = ()
     image: str = IMAGE
+    python: str = sys.executable
+    shell: str = "sh"
     name: str = ""
     _count: int = 0
     _terminals: list[Terminal] = field(default_factory=list)
 
     @property
     def is_ours(self) -> bool:
-        return self.image != IMAGE or str(ROOT / "entrypoint.sh") in self.init
+        return self.image != IMAGE or tuple(self.init) in OURS.values()
 
     def words(self, *command: str, **env: str) -> list[str]:
         """What follows ``docker run``."""
         settings = {"STARTUP_TASKS": "none", "STARTUP_PING": "none", **env}
-        paths: set[str] = set()
+        paths = {str(RECORDER.parent)}
         if self.image == IMAGE:
-            settings.setdefault("STARTUP_PYTHON", sys.executable)
             paths = {"/usr", str(ROOT), sys.prefix, sys.base_prefix}
+            if self.init != OURS["bundle"]:
+                settings.setdefault("STARTUP_PYTHON", sys.executable)
         volumes = [f"--volume={path}:{path}:ro" for path in sorted(paths)]
         volumes += [f"--volume={self.directory}:{self.directory}", f"--workdir={self.directory}"]
         environ = [f"--env={name}={value}" for name, value in settings.items()] if self.is_ours else []
@@ -91,7 +98,7 @@ class Box:
     def recorder(self, seconds: float = 0) -> tuple[str, ...]:
         """The command of an app that notes every signal; :attr:`got` shows them."""
         self._count += 1
-        return (sys.executable, "-I", "-S", str(RECORDER), str(self._recorded), str(seconds))
+        return (self.python, "-I", "-S", str(RECORDER), str(self._recorded), str(seconds))
 
     @property
     def _recorded(self) -> Path:
@@ -110,7 +117,7 @@ class Box:
         """The recorder is; with *container* also until the entrypoint has nothing more to do."""
         until(lambda: self.got is not None, "the app is up")
         if container is not None and self.is_ours:
-            until(lambda: "python" not in " ".join(helpers(container)), "ready")
+            until(lambda: "python" not in " ".join(helpers(container, self.shell)), "ready")
 
     def close(self) -> None:
         for terminal in self._terminals:
@@ -146,12 +153,12 @@ def processes(container: Container) -> list[Process]:
     return [one for one in found if one.name != "cat"]
 
 
-def helpers(container: Container) -> list[str]:
+def helpers(container: Container, shell: str = "sh") -> list[str]:
     """Names of the living that are children of the first process, the app's own left out."""
     command = (
         "for p in $(cat /proc/1/task/1/children); do cat /proc/$p/cmdline | tr '\\0' ' '; echo; done 2>/dev/null; :"
     )
-    lines = container.exec("sh", "-c", command).stdout.splitlines()
+    lines = container.exec(shell, "-c", command).stdout.splitlines()
     return [line for line in lines if line.strip() and "recorder.py" not in line]
 
 
@@ -206,7 +213,7 @@ def stdin_is_passed(box: Box) -> bool:
 
 def exit_codes(box: Box, codes: Sequence[int]) -> list[int]:
     """Those of *codes* that come out as the app gave them."""
-    return [n for n in codes if box.docker.run(*box.words("sh", "-c", f"exit {n}")).returncode == n]
+    return [n for n in codes if box.docker.run(*box.words(box.shell, "-c", f"exit {n}")).returncode == n]
 
 
 def out_of_memory(box: Box) -> tuple[int, str]:
@@ -398,4 +405,4 @@ def cost(box: Box, seconds: float = 3) -> Cost:
 
 def missing(init: Sequence[str]) -> str:
     """The program that is not installed here; empty: all there."""
-    return next((word for word in init[:1] if shutil.which(word) is None), "")
+    return next((word for word in init[:1] if shutil.which(word) is None and not word.startswith(BUNDLE)), "")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from .first_process import (
+    BUNDLE,
     FORWARDABLE,
     OTHERS,
     OURS,
@@ -57,7 +58,7 @@ APP = "trap 'exit 3' TERM; echo up; while :; do sleep 0.05; done"
 
 
 @pytest.fixture
-def make_box(docker: Docker, tmp_path: Path) -> Iterator[MakeBox]:
+def make_box(docker: Docker, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[MakeBox]:
     made = []
     tmp_path.chmod(0o777)  # for random users
 
@@ -65,6 +66,8 @@ def make_box(docker: Docker, tmp_path: Path) -> Iterator[MakeBox]:
         init = (OURS | OTHERS)[name]
         if missing(init):
             pytest.skip(f"{missing(init)} is not installed")
+        if name == "bundle":
+            options = (f"--volume={request.getfixturevalue('bundle_directory')}:{BUNDLE}:ro", *options)
         made.append(Box(docker, init, tmp_path, options))
         return made[-1]
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from startup import log
+from startup import log, roots
 from startup.database.postgres import activity
 from startup.database.postgres.dialect import POSTGRESQL
 from startup.database.postgres.home import Homes, decided_by, first_named
@@ -77,11 +79,13 @@ def connect(
         import psycopg  # noqa: F401
     except ImportError as error:
         raise SettingError(
-            f"DATABASE_URL is '{address.masked}', which needs psycopg, and that cannot be imported ({error}): "
-            "right would be pip install 'psycopg[binary]'"
+            f"DATABASE_URL is '{address.masked}', which needs psycopg, and {sys.executable} cannot import it "
+            f"({error}): right would be {sys.executable} -m pip install 'psycopg[binary]>=3.2'"
         ) from error
     logging.getLogger("psycopg").addHandler(logging.NullHandler())
     connect_arguments = arguments(address, node)
+    if not roots.make_known() and "system" in (connect_arguments.get("sslrootcert"), os.environ.get("PGSSLROOTCERT")):
+        raise SettingError(f"DATABASE_URL is '{address.masked}' with sslrootcert=system, and {roots.MISSING}")
 
     known = again is not None  # what a session before has found out of the pooler
 

@@ -1,0 +1,203 @@
+"""Make the bundle: one directory that brings its own shell, Python and C library, for any Linux image.
+
+    python release/bundle.py PREFIX
+
+Run in the Dockerfile's stage `bundle-build`, with PREFIX (/opt/startup) empty but for PREFIX/lib/packages, where pip
+has put the wheel and what it needs. Wants `patchelf`, `ldd`, a static `busybox` and GNU `env` on PATH. What it makes:
+
+    bin/startup-entrypoint, bin/startup   what users call
+    bin/sh, bin/env, bin/python3          what those run on; an image's PATH should not name this directory
+    lib/*.so*                             every library that an ELF file in here asks for, the loader among them
+    lib/pythonX.Y/                        the standard library, and in its site's directory what is compiled
+    lib/packages/                         plain Python, for this and (STARTUP_PYTHON) for the app's own interpreter
+"""
+
+from __future__ import annotations
+
+import compileall
+import importlib
+import os
+import pkgutil
+import py_compile
+import re
+import shutil
+import site
+import subprocess
+import sys
+import sysconfig
+from collections.abc import Iterator
+from pathlib import Path
+
+# Tools for people, for builds and for tests, which no running task imports. Found by importing every module of the
+# standard library that our own code, its packages and the examples load (`python -X importtime`), and by what the
+# manual files under development, debugging, packaging and Tk. Whatever is left here can be imported: see check().
+LEFT_OUT = """
+    __pycache__ site-packages dist-packages config-* EXTERNALLY-MANAGED sitecustomize.py _aix_* _android_* _apple_*
+    _ios_* ensurepip venv lib2to3 distutils _distutils* modulefinder.py pyclbr.py tabnanny.py
+    idlelib turtledemo tkinter turtle.py _tkinter.* curses _curses* readline.* rlcompleter.py _pyrepl cmd.py
+    pydoc_data pydoc.py pdb.py bdb.py cProfile.py profile.py pstats.py _lsprof.* dbm _dbm.* _gdbm.* wsgiref xmlrpc
+    test tests unittest doctest.py _test* _xxtestfuzz.* xx* _ctypes_test.* __phello__ __hello__.py antigravity.py
+""".split()
+#: What pip brings and nothing here reads.
+NOT_PACKAGES = ("bin", "__pycache__")
+#: Compiled for this Python alone, so it stands where another interpreter does not look.
+COMPILED = ("psycopg", "psycopg_binary")
+#: OpenSSL comes twice, as psycopg's and as the machine's: the standard library takes psycopg's, which libpq needs.
+SHARED = ("libcrypto", "libssl")
+
+
+def main() -> None:
+    if sys.argv[1:2] == ["--check"]:
+        check(Path(sys.argv[2]))
+        return
+    if len(sys.argv) != 2 or not Path(sys.argv[1], "lib", "packages", "startup").is_dir():
+        raise SystemExit("usage: bundle.py PREFIX, where PREFIX/lib/packages holds the wheel")
+    prefix = Path(sys.argv[1])
+    programs(prefix)
+    standard_library(prefix)
+    packages(prefix)
+    one_openssl(prefix)
+    collect_libraries(prefix)
+    patch(prefix)
+    compile_all(prefix)
+    subprocess.run([prefix / "bin" / "python3", "-I", __file__, "--check", prefix], env={}, check=True)
+    total = sum(path.stat().st_size for path in prefix.rglob("*") if path.is_file() and not path.is_symlink())
+    print(f"{prefix}: {total / 1e6:.1f} MB")
+
+
+def programs(prefix: Path) -> None:
+    """The interpreter, GNU env (busybox's knows no --default-signal), the shell, and the script that it runs."""
+    binaries = prefix / "bin"
+    binaries.mkdir()
+    sources = {"python3": os.path.realpath(sys.executable), "env": which("env"), "sh": which("busybox")}
+    for name, source in sources.items():
+        shutil.copy2(source, binaries / name)
+    (prefix / "lib" / "packages" / "bin" / "startup-entrypoint").rename(prefix / "lib" / "packages" / "entrypoint.sh")
+    text = (Path(__file__).parent / "bundle.sh").read_text()
+    for line, ours in (("#!/bin/sh\n", f"#!{binaries}/sh\n"), ("\nbundle=/opt/startup\n", f"\nbundle={prefix}\n")):
+        assert text.count(line) == 1, f"bundle.sh has no line {line!r}"
+        text = text.replace(line, ours)
+    script = binaries / "startup-entrypoint"
+    script.write_text(text)
+    script.chmod(0o755)
+    (binaries / "startup").symlink_to(script.name)
+
+
+def which(name: str) -> str:
+    found = shutil.which(name)
+    assert found, f"{name} is not on PATH"
+    return found
+
+
+def stdlib_of(prefix: Path) -> Path:
+    return prefix / "lib" / f"python{sysconfig.get_python_version()}"
+
+
+def standard_library(prefix: Path) -> None:
+    source = sysconfig.get_path("stdlib")
+    shutil.copytree(source, stdlib_of(prefix), ignore=shutil.ignore_patterns(*LEFT_OUT))
+
+
+def packages(prefix: Path) -> None:
+    """What is compiled to where this Python alone looks: Docker's reads site-packages there, Debian's dist-packages."""
+    plain = prefix / "lib" / "packages"
+    own = next(path for path in map(Path, site.getsitepackages([str(prefix)])) if stdlib_of(prefix) in path.parents)
+    own.mkdir(parents=True)
+    for entry in sorted(plain.iterdir()):
+        if entry.name in NOT_PACKAGES:
+            shutil.rmtree(entry)
+        elif entry.name.partition("-")[0].partition(".")[0] in COMPILED:
+            shutil.move(entry, prefix / "lib" / entry.name if entry.suffix == ".libs" else own / entry.name)
+    for library in (libraries := prefix / "lib" / "psycopg_binary.libs").iterdir():
+        shutil.move(library, prefix / "lib" / library.name)
+    libraries.rmdir()
+
+
+def elf_files(prefix: Path) -> Iterator[Path]:
+    for path in sorted(prefix.rglob("*")):
+        if path.is_file() and not path.is_symlink() and path.open("rb").read(4) == b"\x7fELF":
+            yield path
+
+
+def run(*command: str | Path) -> str:
+    done = subprocess.run([str(word) for word in command], stdout=subprocess.PIPE, text=True, check=True)
+    return done.stdout
+
+
+def needed(path: Path) -> list[str]:
+    return run("patchelf", "--print-needed", path).split()
+
+
+def one_openssl(prefix: Path) -> None:
+    for path in elf_files(stdlib_of(prefix) / "lib-dynload"):
+        for name in needed(path):
+            if (stem := name.partition(".")[0]) in SHARED:
+                (psycopgs,) = (prefix / "lib").glob(f"{stem}-*.so*")
+                run("patchelf", "--replace-needed", name, psycopgs.name, path)
+
+
+def collect_libraries(prefix: Path) -> None:
+    """Copy what lies outside, the C library and its loader included, again until nothing new turns up."""
+    libraries = prefix / "lib"
+    while True:
+        found: dict[str, str] = {}
+        for path in elf_files(prefix):
+            if path.name == "sh" or path.name.startswith("ld-"):  # static
+                continue
+            shown = run("env", f"LD_LIBRARY_PATH={libraries}", "ldd", path)
+            assert "not found" not in shown, f"{path}: {shown}"
+            found |= {Path(one).name: one for one in re.findall(r"(/\S+) \(0x", shown)}
+        new = {name: source for name, source in found.items() if not (libraries / name).exists()}
+        if not new:
+            return
+        for name, source in new.items():
+            shutil.copy2(os.path.realpath(source), libraries / name)
+
+
+def patch(prefix: Path) -> None:
+    """All are found beside the programs, before any LD_LIBRARY_PATH.
+
+    A program's RPATH counts for whatever it loads, but for what has a RUNPATH, which comes after that (ld.so(8)).
+    """
+    (loader,) = (prefix / "lib").glob("ld-*.so*")
+    for path in elf_files(prefix):
+        if path.parent != prefix / "bin":
+            if run("patchelf", "--print-rpath", path).strip():
+                run("patchelf", "--remove-rpath", path)
+        elif path.name != "sh":
+            # apart and in this order: else patchelf 0.18 breaks a program that is not position independent
+            run("patchelf", "--force-rpath", "--set-rpath", "$ORIGIN/../lib", path)
+            run("patchelf", "--set-interpreter", loader, path)
+
+
+def compile_all(prefix: Path) -> None:
+    """The standard library as bytecode alone, which is what Python reads; all else keeps its text for tracebacks."""
+    unchecked = py_compile.PycInvalidationMode.UNCHECKED_HASH
+    stdlib = stdlib_of(prefix)
+    apart = re.compile(r"/(site|dist)-packages/")
+    compileall.compile_dir(stdlib, quiet=1, legacy=True, rx=apart, invalidation_mode=unchecked)
+    for source in stdlib.rglob("*.py"):
+        if not apart.search(str(source)):
+            source.unlink()
+    compileall.compile_dir(prefix / "lib", quiet=1, invalidation_mode=unchecked)
+
+
+def check(prefix: Path) -> None:
+    """Run by the bundle's own Python, with nothing in the environment: import all there is, and look where from."""
+    sys.path[0] = str(prefix / "lib" / "packages")
+    import startup
+
+    stdlib = stdlib_of(prefix)
+    names = {path.name.partition(".")[0] for path in (*stdlib.glob("*.pyc"), *stdlib.glob("lib-dynload/*.so"))}
+    names |= {path.parent.name for path in stdlib.glob("*/__init__.pyc")}
+    names |= {found.name for found in pkgutil.walk_packages(startup.__path__, "startup.")} - {"startup.__main__"}
+    for name in sorted(names | {"psycopg", "yoyo", "dotenv"}):
+        importlib.import_module(name)
+    mapped = {line.split()[-1] for line in Path("/proc/self/maps").read_text().splitlines() if ".so" in line}
+    foreign = sorted(path for path in mapped if not path.startswith(f"{prefix}/"))
+    assert not foreign, f"loaded from outside: {foreign}"
+    assert importlib.import_module("psycopg").pq.__impl__ == "binary"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,42 @@
+"""Where an image keeps the root certificates that it trusts, for an OpenSSL that was built for another place.
+
+That is psycopg's, which looks in a directory that no image has, and the bundle's, whose Python shares it. The places
+are those of Go's crypto/x509 (root_linux.go). The standard library alone, as in ping/.
+"""
+
+from __future__ import annotations
+
+import os
+
+FILES = (
+    "/etc/ssl/certs/ca-certificates.crt",  # Debian, Alpine, Arch
+    "/etc/pki/tls/certs/ca-bundle.crt",  # Fedora, RHEL
+    "/etc/ssl/ca-bundle.pem",  # SUSE
+    "/etc/pki/tls/cacert.pem",
+    "/etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem",  # CentOS
+    "/etc/ssl/cert.pem",  # Alpine
+)
+DIRECTORIES = ("/etc/ssl/certs", "/etc/pki/tls/certs")
+#: For whoever needs them where there are none.
+MISSING = (
+    f"this image has no root certificates (looked for {FILES[0]} and {len(FILES) + len(DIRECTORIES) - 1} others): "
+    "right would be to install ca-certificates, to COPY that file from an image that has it, or SSL_CERT_FILE"
+)
+
+
+def make_known() -> bool:
+    """Tell OpenSSL in this process of them (openssl-env(7)), but no child; False where the image has none.
+
+    What the user has set stays.
+    """
+    if os.environ.get("SSL_CERT_FILE") or os.environ.get("SSL_CERT_DIR"):
+        return True
+    for path in FILES:
+        if os.path.isfile(path):
+            os.putenv("SSL_CERT_FILE", path)  # not in os.environ, from which tasks' environments are made
+            return True
+    for path in DIRECTORIES:
+        if os.path.isdir(path) and os.listdir(path):
+            os.putenv("SSL_CERT_DIR", path)
+            return True
+    return False

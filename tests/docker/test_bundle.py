@@ -1,0 +1,282 @@
+"""The bundle in images that have no Python, no shell, an older C library, or all of their own: one COPY line each."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from .first_process import BUNDLE, FORWARDABLE, Box, exit_codes, signals_that_arrive, until
+
+if TYPE_CHECKING:
+    from .conftest import Container, Database, Docker
+
+SHELL, PYTHON = f"{BUNDLE}/bin/sh", f"{BUNDLE}/bin/python3"
+VERB, ENTRYPOINT = f"{BUNDLE}/bin/startup", f"{BUNDLE}/bin/startup-entrypoint"
+
+#: A static web server: the shell's own, in images that have none.
+SERVER = "COPY --from={bundle} /opt/startup/bin/sh /busybox\n"
+HTTPD = '["/busybox", "httpd", "-f", "-p", "8080"]'
+NODE = """
+require("http").createServer((_, answer) => answer.end("node")).listen(8080)
+process.on("SIGTERM", () => process.exit(5))
+"""
+NGINX = """
+error_log stderr; daemon off; pid /tmp/nginx.pid; events {}
+http { access_log off; server { listen 8080; location / {
+    fastcgi_pass 127.0.0.1:9000; fastcgi_param SCRIPT_FILENAME /app/index.php; fastcgi_param REQUEST_METHOD GET; } } }
+"""
+SHOP = """
+import sys
+import startup
+
+@startup.task
+def warm(context: startup.Context) -> None:
+    import psycopg, shop.prices
+    print("warmed by Python", *sys.version_info[:2], "at", shop.prices.PRICE)
+"""
+INSTALL = "RUN apt-get update && apt-get install --yes --no-install-recommends "
+JEMALLOC = (
+    INSTALL
+    + "libjemalloc2 && ln -s /usr/lib/*-linux-gnu/libjemalloc.so.2 /jemalloc.so && ln -s /usr/lib/*-linux-gnu /libs"
+    "\nENV LD_PRELOAD=/jemalloc.so LD_LIBRARY_PATH=/libs\n" + SERVER
+)
+
+
+@dataclass(frozen=True)
+class Image:
+    """The lines before the bundle's, the command, what ``docker run`` gets, and the app's own exit code for TERM."""
+
+    lines: str
+    command: str = HTTPD
+    options: tuple[str, ...] = ()
+    code: int = 143
+
+
+BASH_IS_SH = "FROM debian:trixie-slim\nRUN ln -sf bash /bin/sh\n" + SERVER
+OF_BASH = '["sh", "-c", "echo shell: $BASH_VERSION; exec /busybox httpd -f -p 8080"]'
+IMAGES = {
+    "scratch": Image("FROM scratch\n" + SERVER),
+    "node": Image(
+        f"FROM debian:trixie-slim\n{INSTALL} nodejs && ! command -v python3\nCOPY node.js /\n",
+        '["node", "/node.js"]',
+        code=5,
+    ),
+    "nginx and php-fpm on an older libc": Image(
+        f"FROM debian:bookworm-slim\n{INSTALL} nginx-light php-fpm && ln -s /usr/sbin/php-fpm* /php-fpm\n"
+        "RUN sed -i 's/^listen = .*/listen = 127.0.0.1:9000/' /etc/php/*/fpm/pool.d/www.conf\n"
+        "COPY nginx.conf /\nRUN mkdir -p /app && echo '<?php echo \"php\";' >/app/index.php\n",
+        '["sh", "-c", "/php-fpm && exec nginx -c /nginx.conf"]',
+        code=0,
+    ),
+    "bash is /bin/sh": Image(BASH_IS_SH, OF_BASH),
+    "a Python of its own": Image(
+        f"FROM debian:bookworm-slim\n{INSTALL} python3-venv && python3 -m venv /venv\n"
+        "RUN /venv/bin/pip install --quiet 'psycopg[binary]>=3.2'\n"
+        "COPY shop.py /venv/lib/python3.11/site-packages/shop/tasks.py\n"
+        "RUN echo PRICE = 42 >/venv/lib/python3.11/site-packages/shop/prices.py\n"
+        "ENV STARTUP_PYTHON=/venv/bin/python STARTUP_MODULE=shop.tasks\n",
+        '["/venv/bin/python", "-m", "http.server", "8080"]',
+        ("--env=STARTUP_TASKS=migrate say@local warm@local",),
+    ),
+    "unprivileged": Image(
+        BASH_IS_SH, OF_BASH, ("--read-only", "--cap-drop=ALL", "--security-opt=no-new-privileges", "--user=54321:54321")
+    ),
+    "LD_ variables": Image("FROM debian:trixie-slim\n" + JEMALLOC),
+    "LD_ variables on an older libc": Image("FROM debian:bookworm-slim\n" + JEMALLOC),
+}
+TAIL = """
+COPY --from={bundle} /opt/startup /opt/startup
+COPY hooks /etc/startup/hooks
+COPY 0001-shop.sql /app/migrations/
+WORKDIR /app
+ENTRYPOINT ["/opt/startup/bin/startup-entrypoint"]
+"""
+HOOK = "#!/bin/sh -e\necho a hook of $LD_PRELOAD $LD_LIBRARY_PATH: $0\n"
+MIGRATION = "CREATE TABLE shop (price int);\nINSERT INTO shop VALUES (42);\n"
+
+
+@dataclass(frozen=True)
+class Built:
+    image: Image
+    name: str
+
+    def words(self, *options: str) -> tuple[str, ...]:
+        """What follows ``docker run``; the image's own options last, so that they win."""
+        defaults = (
+            "--env=STARTUP_PING=http://127.0.0.1:8080/",
+            "--env=STARTUP_TASKS=migrate say@local",
+            '--env=STARTUP_TASK_SAY=echo said "of $LD_PRELOAD $LD_LIBRARY_PATH"; ls / | tr a-z A-Z | grep ETC',
+        )
+        return (*defaults, *self.image.options, *options, self.name)
+
+
+@pytest.fixture(scope="module")
+def build(engine: Docker, bundle_image: str, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Built]:
+    context = tmp_path_factory.mktemp("images")
+    (context / "hooks" / "post_start.d").mkdir(parents=True)
+    for name, text in {
+        "hooks/post_start.d/10-greet.local.sh": HOOK,
+        "0001-shop.sql": MIGRATION,
+        "node.js": NODE,
+        "nginx.conf": NGINX,
+        "shop.py": SHOP,
+    }.items():
+        (context / name).write_text(text)
+        (context / name).chmod(0o755)
+    made: dict[str, Built] = {}
+
+    def build(which: str) -> Built:
+        if which not in made:
+            image = IMAGES[which]
+            file = context / "Dockerfile"
+            file.write_text((image.lines + TAIL + f"CMD {image.command}\n").replace("{bundle}", bundle_image))
+            made[which] = Built(image, engine.build(context))
+        return made[which]
+
+    return build
+
+
+@pytest.fixture(params=list(IMAGES))
+def built(request: pytest.FixtureRequest, build: Callable[[str], Built]) -> Built:
+    return build(request.param)
+
+
+def is_ready(container: Container) -> bool:
+    assert container.state["Running"], container.logs
+    return container.exec(VERB, "health", check=False).stdout == "ready\n"
+
+
+def test_it_starts_pings_migrates_runs_commands_and_hooks_and_stops(
+    docker: Docker, built: Built, database: Database
+) -> None:
+    container = docker.start(*built.words(*database.options))
+    until(lambda: is_ready(container), "ready")
+    logs = container.logs
+    assert "\nsaid of" in logs, logs
+    assert "\nETC\n" in logs, "the shell finds its own programs in an image that has none"
+    assert "\na hook of" in logs, logs
+    assert database.query("SELECT price FROM shop") == "42"
+    status = container.exec(VERB, "status").stdout
+    assert "1 applied, 0 pending" in status
+    assert container.exec(ENTRYPOINT, "startup", "health").stdout == "ready\n"
+    code, seconds = container.stop()
+    assert (code, seconds < 8) == (built.image.code, True), container.logs
+
+    again = docker.start(*built.words(*database.options))
+    until(lambda: is_ready(again), "ready")
+    assert "applied in" not in again.logs, again.logs
+    assert database.query("SELECT price FROM shop") == "42"
+
+
+def test_a_task_imports_what_the_apps_own_python_has(docker: Docker, build: Callable[[str], Built]) -> None:
+    done = docker.run(*build("a Python of its own").words(), "startup", "run", "warm@local")
+    assert (done.returncode, "warmed by Python 3 11 at 42" in done.stderr) == (0, True), done.stderr
+
+
+def test_what_the_apps_own_python_has_not_is_named_with_the_cure(
+    docker: Docker, build: Callable[[str], Built], database: Database
+) -> None:
+    done = docker.run(
+        *build("a Python of its own").words("--env=STARTUP_PYTHON=/usr/bin/python3", *database.options),
+        *("startup", "status"),
+    )
+    assert done.returncode == 78
+    assert "/usr/bin/python3 cannot import it (No module named 'psycopg')" in done.stderr
+    assert "right would be /usr/bin/python3 -m pip install 'psycopg[binary]>=3.2'" in done.stderr
+
+
+@pytest.fixture
+def box(docker: Docker, built: Built, tmp_path: Path) -> Iterator[Box]:
+    tmp_path.chmod(0o777)
+    one = Box(docker, (), tmp_path, built.image.options, built.name, PYTHON, SHELL)
+    if "warm" in "".join(built.image.options):
+        one.options = ()
+    yield one
+    one.close()
+
+
+def test_every_signal_that_can_be_forwarded_reaches_the_app(box: Box) -> None:
+    assert signals_that_arrive(box, FORWARDABLE) == FORWARDABLE
+
+
+def test_exit_codes_are_the_apps(box: Box) -> None:
+    assert exit_codes(box, [0, 7, 78, 255]) == [0, 7, 78, 255]
+    done = box.docker.run(*box.words("/not/there"))
+    assert done.returncode == 127
+    assert "there is no '/not/there'" in done.stderr
+
+
+def test_the_image_is_as_it_is_without_us(docker: Docker, build: Callable[[str], Built]) -> None:
+    """Its own programs, not applets of our shell's; LD_ variables as set; also where nothing of ours is to run."""
+    image = build("LD_ variables").name
+    look = ("env", "--version")
+    for options in ((), ("--env=STARTUP_ENABLED=false",)):
+        settings = ("--env=STARTUP_TASKS=none", "--env=STARTUP_PING=none", *options)
+        assert docker.run(*settings, image, *look).stdout == docker.run("--entrypoint=env", image, *look[1:]).stdout
+        ours = docker.run(*settings, image, "sh", "-c", "env; cat /proc/self/maps").stdout
+        plain = docker.run(*settings, "--entrypoint=sh", image, "-c", "env; cat /proc/self/maps").stdout
+        assert variables(ours) == variables(plain)
+        assert "libjemalloc" in ours
+
+
+def variables(shown: str) -> list[str]:
+    lines = [line for line in shown.splitlines() if "=" in line and not line.startswith("HOSTNAME=")]
+    return sorted(lines)
+
+
+@pytest.mark.parametrize("which", ["LD_ variables", "LD_ variables on an older libc"])
+def test_tasks_and_hooks_see_the_images_ld_variables(docker: Docker, build: Callable[[str], Built], which: str) -> None:
+    container = docker.start(*build(which).words("--env=STARTUP_TASKS=say@local"))
+    until(lambda: is_ready(container), "ready")
+    assert "said of /jemalloc.so /libs\n" in container.logs
+    assert "a hook of /jemalloc.so /libs: " in container.logs
+
+
+def test_a_python_app_of_the_images_keeps_its_ld_variables(docker: Docker, build: Callable[[str], Built]) -> None:
+    """Where env cannot launch it, and where there is no /proc for the module to read."""
+    image = build("LD_ variables").name
+    settings = ("--env=STARTUP_TASKS=none", "--env=STARTUP_PING=none", "--env=STARTUP_SIGNAL_GROUP=true")
+    done = docker.run(*settings, image, "sh", "-c", "echo $LD_PRELOAD $LD_LIBRARY_PATH ${STARTUP_LD-none}")
+    assert done.stdout == "/jemalloc.so /libs none\n", done.stderr
+
+
+# ------------------------------------------------------------------------------------------------------- what it is
+
+
+def test_it_is_small(docker: Docker, bundle_image: str) -> None:
+    assert docker.inspect(bundle_image)["Size"] < 45e6
+    saved = subprocess.Popen(["docker", "save", bundle_image], stdout=subprocess.PIPE)
+    packed = subprocess.run(["gzip", "-9"], stdin=saved.stdout, capture_output=True, check=True).stdout
+    assert saved.wait() == 0
+    assert len(packed) < 18e6
+
+
+def test_nothing_in_it_can_be_led_astray_by_an_images_library_path(bundle_directory: Path) -> None:
+    """RPATH comes before LD_LIBRARY_PATH, RUNPATH after it (ld.so(8))."""
+    programs = [bundle_directory / "bin" / name for name in ("python3", "env")]
+    for path in [*programs, *bundle_directory.rglob("*.so*")]:
+        if path.read_bytes()[:4] == b"\x7fELF":
+            shown = subprocess.run(["readelf", "-d", path], capture_output=True, text=True, check=True).stdout
+            assert "(RUNPATH)" not in shown, path
+            assert path not in programs or "(RPATH)              Library rpath: [$ORIGIN/../lib]" in shown, shown
+
+
+def test_it_has_the_same_code_as_the_base_image(docker: Docker, base_image: str, bundle_directory: Path) -> None:
+    sums = "cd /opt/startup/lib/python3*/site-packages && find startup -name '*.py' -exec sha256sum {} +"
+    there = docker.run("--entrypoint", "sh", base_image, "-c", sums).stdout.splitlines()
+    found = bundle_directory / "lib" / "packages"
+    here = subprocess.run(
+        ["find", "startup", "-name", "*.py", "-exec", "sha256sum", "{}", "+"], cwd=found, capture_output=True, text=True
+    ).stdout.splitlines()
+    assert sorted(here) == sorted(there)
+    assert len(here) > 50
+
+
+def test_every_file_of_it_can_be_read_by_any_user(bundle_directory: Path) -> None:
+    closed = [path for path in bundle_directory.rglob("*") if not path.is_symlink() and path.stat().st_mode & 0o4 == 0]
+    assert closed == []
