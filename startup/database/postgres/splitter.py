@@ -28,16 +28,19 @@ _ESCAPED_END = re.compile(r"(?:[^'\\]|\\.|'')*'", re.DOTALL)
 #: With the comments of whole lines, of which a file has a few in a row.
 _SPACE = re.compile(r"\s*(?:--[^\n]*\n\s*){0,50}")
 # A whole statement, and rows of values, in which nothing needs a closer look, as large files have them by the thousand:
-# no body that could hold a semicolon (CREATE); no comment, dollar or backslash outside strings, none in '...'; strings
+# no body that could hold a semicolon (CREATE); no comment, tag or backslash outside strings, none in '...'; strings
 # of one line, parentheses one level deep. Matched within _SHORT characters only: `re` remembers each character that it
 # could give back, which takes a hundred times the text's memory.
 _SHORT = 2000
 _NO_MARK = r"(?:[^'\"$;()\\/-]|-(?!-)|/(?!\*))*"
-_STRING = r"(?:'[^'\\\n]*'|\"[^\"\n]*\")"
+_ESCAPED = r"(?<=[^\w$][eE])'(?:[^'\\\n]*\\.)+[^'\\\n]*'"
+_STRING = rf"(?:'[^'\\\n]*'|\"[^\"\n]*\"|{_ESCAPED}|(?<![\w$])\$\$[^$\n]*\$\$)"
 _PLAIN = re.compile(
     rf"\s*((?!create\b)[a-z]{_NO_MARK}(?:(?:{_STRING}|\({_NO_MARK}(?:{_STRING}{_NO_MARK})*\)){_NO_MARK})*;)",
     re.IGNORECASE,
 )
+#: Strings in a row, up to one that '' does not continue.
+_STRINGS = re.compile(rf"(?:{_NO_MARK}{_STRING}(?=[^']))+")
 #: From within a row to the end of another.
 _ROWS = re.compile(rf"{_NO_MARK}\)(?:[\s,]*\({_NO_MARK}(?:{_STRING}{_NO_MARK})*\))+")
 _FED = "COPY FROM stdin / TO stdout is for psql, which feeds it: write INSERT, or COPY in a Python migration"
@@ -74,8 +77,11 @@ def _split(text: str) -> Split:
             if position < end and text[position] != ";" and text[position : position + 2] not in ("--", "/*"):
                 start, depth = position, 0
                 search = _IN_ROUTINE.search if _ROUTINE.match(text, start) else in_rows
-        elif depth > 0 and search is in_rows and (rows := _ROWS.match(text, position, position + _SHORT)):
-            depth, position = depth - 1, rows.end()
+        elif search is in_rows:
+            if depth > 0 and (rows := _ROWS.match(text, position, position + _SHORT)):
+                depth, position = depth - 1, rows.end()
+            elif strings := _STRINGS.match(text, position, position + _SHORT):
+                position = strings.end()
         found = search(text, position)
         if found is None:
             break
