@@ -160,7 +160,8 @@ def _why_not(path: str, first: bytes) -> str:
     words = os.fsdecode(first[2:]).split()
     interpreter = shell() if words[:1] == ["/bin/sh"] else "".join(words[:1])
     if not os.path.isfile(interpreter) or not os.access(interpreter, os.X_OK):
-        return f"its interpreter, '{words[0] if words else ''}', is not there: install it, or correct the first line"
+        right = "" if shell() == "/bin/sh" else ": #!/bin/sh is run by the bundle's shell, as this image has none"
+        return f"its interpreter, '{''.join(words[:1])}', is not there: install it, or correct the first line{right}"
     return _why_not_by_env(words[0], words[1:]) if os.path.basename(words[0]) == "env" else ""
 
 

@@ -86,7 +86,11 @@ class Settings:
         "", text, "phase, ready mark, result", reader=SHELL, shown="`/run/startup`, or a private one"
     )
     python: str = setting(
-        "", text, "it runs the tasks", reader=SHELL, shown="the one it was installed with, or `python3`"
+        "",
+        text,
+        "it runs the tasks; with the bundle: the app's own, where a `@task` imports the app's packages",
+        reader=SHELL,
+        shown="the one it was installed with, or `python3`",
     )
     log_format: str = setting("text", choice("text", "json"), "`json`: one object a line")
     log_level: str = setting("info", choice("debug", "info", "warning", "error"), "the least that is worth a line")

@@ -190,6 +190,19 @@ def test_what_the_apps_own_python_has_not_is_named_with_the_cure(
     assert "right would be /usr/bin/python3 -m pip install 'psycopg[binary]>=3.2'" in done.stderr
 
 
+def test_a_hook_whose_interpreter_is_not_there_is_told_of_the_bundles_shell_where_the_image_has_none(
+    docker: Docker, build: Callable[[str], Built], tmp_path: Path
+) -> None:
+    (tmp_path / "post_start.d").mkdir()
+    hook = tmp_path / "post_start.d" / "10-greet.sh"
+    hook.write_text("#!/not/there\n")
+    hook.chmod(0o755)
+    for which, cure in (("scratch", "line: #!/bin/sh is run by the bundle's shell"), ("bash is /bin/sh", "line; or")):
+        done = docker.run(f"--volume={tmp_path}:/hooks:ro", *build(which).words("--env=STARTUP_HOOKS_DIR=/hooks"))
+        assert done.returncode == 78
+        assert f"'/not/there', is not there: install it, or correct the first {cure}" in done.stderr, done.stderr
+
+
 @pytest.fixture
 def box(docker: Docker, built: Built, tmp_path: Path) -> Iterator[Box]:
     tmp_path.chmod(0o777)
