@@ -68,8 +68,8 @@ UPGRADE ?= --upgrade
 lock := $(VENV)-lock/bin/uv pip compile --quiet --universal --python-version 3.13 --generate-hashes --no-emit-index-url \
   --no-python-downloads --no-header $(UPGRADE)
 lock: .venv-lock/.installed
-	@$(lock) --output-file release/packages.lock pyproject.toml
-	@sed -n '/^requires = /s/[^"]*"\([^"]*\)".*/\1/p' pyproject.toml | $(lock) --output-file release/build.lock -
+	@$(lock) --output-file release/packages.txt pyproject.toml
+	@sed -n '/^requires = /s/[^"]*"\([^"]*\)".*/\1/p' pyproject.toml | $(lock) --output-file release/build.txt -
 
 up:
 	docker compose up --build --detach --wait
