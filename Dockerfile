@@ -6,9 +6,9 @@
 # `make lock` writes the files of hashes.
 FROM python:3.13-slim-trixie AS wheel
 WORKDIR /src
-COPY release/build.lock release/
+COPY release/build.txt release/
 RUN python -m venv --without-pip /build \
- && pip --python /build/bin/python install --no-cache-dir --require-hashes --requirement release/build.lock
+ && pip --python /build/bin/python install --no-cache-dir --require-hashes --requirement release/build.txt
 COPY pyproject.toml README.md LICENSE entrypoint.sh ./
 COPY bin bin
 COPY startup startup
@@ -17,18 +17,18 @@ RUN pip --python /build/bin/python wheel --no-deps --no-build-isolation --wheel-
 # A virtual environment of its own, so that what an app installs never changes what the tasks run on, or the
 # other way round; it sees the image's packages too, so that a task may import the app.
 FROM python:3.13-slim-trixie AS build
-COPY release/packages.lock .
+COPY release/packages.txt .
 RUN python -m venv --without-pip --system-site-packages /opt/startup \
- && pip --python /opt/startup/bin/python install --no-cache-dir --no-compile --require-hashes --requirement packages.lock
+ && pip --python /opt/startup/bin/python install --no-cache-dir --no-compile --require-hashes --requirement packages.txt
 COPY --from=wheel /wheel /wheel
 RUN pip --python /opt/startup/bin/python install --no-cache-dir --no-compile --no-deps /wheel/*.whl \
  && /opt/startup/bin/python -m compileall -q -j 0 --invalidation-mode unchecked-hash /opt/startup/lib
 
 FROM python:3.13-slim-trixie AS bundle-build
 RUN apt-get update && apt-get install --yes --no-install-recommends binutils busybox-static patchelf
-COPY release/packages.lock .
+COPY release/packages.txt .
 RUN python -m venv --without-pip /venv \
- && pip --python /venv/bin/python install --no-cache-dir --no-compile --require-hashes --requirement packages.lock \
+ && pip --python /venv/bin/python install --no-cache-dir --no-compile --require-hashes --requirement packages.txt \
     --target /opt/startup/lib/packages
 COPY --from=wheel /wheel /wheel
 RUN pip --python /venv/bin/python install --no-cache-dir --no-compile --no-deps --upgrade \

@@ -8,7 +8,7 @@ BENCH_ARGS ?=
 
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench lint format lock up down clean
+.PHONY: help demo test test-lowest bench lint format lock release-check up down clean
 
 bin := $(VENV)/bin
 # how each stamp file is made: .venv/.installed-EXTRA stands for "the package, editable, with the extra EXTRA",
@@ -26,9 +26,11 @@ endef
 help:
 	@echo 'make demo    the demo app under entrypoint.sh, on SQLite, at http://$(DEMO_HOST):$(DEMO_PORT)/ until Ctrl-C'
 	@echo 'make test    all tests; those that need Docker are skipped, and counted, where there is none'
+	@echo 'make test-lowest  those of tests/unit, database and fuzz, with the lowest versions that pyproject.toml allows'
 	@echo 'make bench   speed and memory against peers, 20 minutes; BENCH_ARGS="--quick 1 3" for some rows, in short'
-	@echo 'make lint    ruff, mypy --strict, import-linter, shellcheck'
+	@echo 'make lint    ruff, mypy --strict, import-linter, shellcheck, actionlint, zizmor'
 	@echo 'make lock    new hashes of what the images are made of'
+	@echo 'make release-check  builds and tries all that is released; into dist/'
 	@echo 'make format  what ruff can mend by itself'
 	@echo 'make up      the demo on PostgreSQL: docker compose up --build --wait; make down ends it'
 	@echo 'make clean   remove what make has made'
@@ -47,6 +49,13 @@ demo: $(VENV)/.installed-demo
 test: $(VENV)/.installed-dev
 	@$(bin)/pytest --numprocesses auto --dist loadgroup $(PYTEST_ARGS)
 
+# pyproject.toml's lower bounds, and no newer versions
+test-lowest:
+	@$(MAKE) VENV=.venv-lowest .venv-lowest/.installed-test
+	@sed -n '/^dependencies = /,/^]/s/^ *"\(.*\)>=\(.*\)",$$/\1==\2/p' pyproject.toml \
+	  | xargs .venv-lowest/bin/pip install --quiet --disable-pip-version-check
+	@.venv-lowest/bin/pytest --numprocesses auto --dist loadgroup $(PYTEST_ARGS) tests/unit tests/database tests/fuzz
+
 bench: .venv-bench/.installed
 	@.venv-bench/bin/python -m bench $(BENCH_ARGS)
 
@@ -58,6 +67,8 @@ lint: $(VENV)/.installed-dev
 	@$(bin)/shellcheck --shell=sh entrypoint.sh
 	@$(bin)/shellcheck --exclude=SC1091,SC2034,SC2086,SC2154 release/bundle.sh # as entrypoint.sh has it
 	@$(bin)/shellcheck .ci/run
+	@PATH="$(CURDIR)/$(bin):$$PATH" $(bin)/actionlint
+	@$(bin)/zizmor --offline --quiet .github
 
 format: $(VENV)/.installed-dev
 	@$(bin)/ruff check --fix
@@ -68,8 +79,11 @@ UPGRADE ?= --upgrade
 lock := $(VENV)-lock/bin/uv pip compile --quiet --universal --python-version 3.13 --generate-hashes --no-emit-index-url \
   --no-python-downloads --no-header $(UPGRADE)
 lock: .venv-lock/.installed
-	@$(lock) --output-file release/packages.lock pyproject.toml
-	@sed -n '/^requires = /s/[^"]*"\([^"]*\)".*/\1/p' pyproject.toml | $(lock) --output-file release/build.lock -
+	@$(lock) --output-file release/packages.txt pyproject.toml
+	@sed -n '/^requires = /s/[^"]*"\([^"]*\)".*/\1/p' pyproject.toml | $(lock) --output-file release/build.txt -
+
+release-check:
+	@$(PYTHON) -m release.check
 
 up:
 	docker compose up --build --detach --wait
