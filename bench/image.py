@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import uuid
+from pathlib import Path
 
 from bench.measure import Group, Series, Verdict
 from bench.things import ROOT, Bench
@@ -28,21 +29,18 @@ RUN --mount=from=wheel,source=/dist,target=/dist pip install --no-cache-dir --qu
 
 
 def measure(bench: Bench) -> list[Group]:
-    if (
-        shutil.which("docker") is None
-        or subprocess.run(["docker", "info"], capture_output=True, check=False).returncode
-    ):
+    if not has_docker():
         print("bench: no Docker Engine here: row 9 is left out")
         return []
     prefix = f"startup-bench-{uuid.uuid4().hex[:8]}"
     sizes = {"": _size(BASE)}
     try:
         for stage in ("libraries", "psycopg", "with-psycopg", "with-libraries"):
-            sizes[stage] = _build(f"{prefix}-{stage}", stage, DOCKERFILE)
-        sizes["base"] = _build(f"{prefix}-base", "base", None)
+            sizes[stage] = build(f"{prefix}-{stage}", stage, DOCKERFILE)
+        sizes["base"] = build(f"{prefix}-base", "base", None)
     finally:
         for stage in sizes:
-            subprocess.run(["docker", "image", "rm", "--force", f"{prefix}-{stage}"], capture_output=True, check=False)
+            remove(f"{prefix}-{stage}")
     added = {
         "psycopg[binary], yoyo and dotenv by pip": sizes["libraries"] - sizes[""],
         f"startup-tasks, target base, to {BASE}": sizes["base"] - sizes[""],
@@ -73,9 +71,20 @@ def _size(image: str) -> int:
     return int(done.stdout)
 
 
-def _build(tag: str, stage: str, dockerfile: str | None) -> int:
+def has_docker() -> bool:
+    if shutil.which("docker") is None:
+        return False
+    return subprocess.run(["docker", "info"], capture_output=True, check=False).returncode == 0
+
+
+def remove(tag: str) -> None:
+    subprocess.run(["docker", "image", "rm", "--force", tag], capture_output=True, check=False)
+
+
+def build(tag: str, stage: str, dockerfile: str | None, context: Path = ROOT) -> int:
+    """Build *stage*, of our own Dockerfile or of the text *dockerfile*; its size in bytes."""
     words = ["docker", "build", "--quiet", "--target", stage, "--tag", tag]
     words += ["--file", "-"] if dockerfile else []
-    done = subprocess.run([*words, str(ROOT)], input=dockerfile, capture_output=True, text=True, check=False)
+    done = subprocess.run([*words, str(context)], input=dockerfile, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     return _size(tag)

@@ -155,9 +155,10 @@ def collect_libraries(prefix: Path) -> None:
 
 
 def patch(prefix: Path) -> None:
-    """All are found beside the programs, before any LD_LIBRARY_PATH.
+    """All are found in PREFIX/lib, before any LD_LIBRARY_PATH.
 
     A program's RPATH counts for whatever it loads, but for what has a RUNPATH, which comes after that (ld.so(8)).
+    $ORIGIN would need /proc, and give no more: the loader's own path is absolute too.
     """
     (loader,) = (prefix / "lib").glob("ld-*.so*")
     for path in elf_files(prefix):
@@ -166,7 +167,7 @@ def patch(prefix: Path) -> None:
                 run("patchelf", "--remove-rpath", path)
         elif path.name != "sh":
             # apart and in this order: else patchelf 0.18 breaks a program that is not position independent
-            run("patchelf", "--force-rpath", "--set-rpath", "$ORIGIN/../lib", path)
+            run("patchelf", "--force-rpath", "--set-rpath", prefix / "lib", path)
             run("patchelf", "--set-interpreter", loader, path)
 
 

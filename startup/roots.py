@@ -7,6 +7,7 @@ are those of Go's crypto/x509 (root_linux.go). The standard library alone, as in
 from __future__ import annotations
 
 import os
+import sys
 
 FILES = (
     "/etc/ssl/certs/ca-certificates.crt",  # Debian, Alpine, Arch
@@ -25,18 +26,24 @@ MISSING = (
 
 
 def make_known() -> bool:
-    """Tell OpenSSL in this process of them (openssl-env(7)), but no child; False where the image has none.
+    """Tell OpenSSL in this process of them (openssl-env(7)); False where the image has none.
 
-    What the user has set stays.
+    What the user has set stays. No command, hook or app sees it: their environments are made from os.environ.
     """
     if os.environ.get("SSL_CERT_FILE") or os.environ.get("SSL_CERT_DIR"):
         return True
     for path in FILES:
         if os.path.isfile(path):
-            os.putenv("SSL_CERT_FILE", path)  # not in os.environ, from which tasks' environments are made
+            os.putenv("SSL_CERT_FILE", path)
             return True
     for path in DIRECTORIES:
         if os.path.isdir(path) and os.listdir(path):
             os.putenv("SSL_CERT_DIR", path)
             return True
     return False
+
+
+def make_known_to_python_tasks() -> None:
+    """Their own https needs it in the bundle; any other Python's OpenSSL knows its place."""
+    if os.path.isdir(os.path.join(sys.prefix, "lib", "packages", "startup")):
+        make_known()

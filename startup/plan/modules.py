@@ -9,6 +9,7 @@ import re
 import sys
 from typing import Any
 
+from startup import roots
 from startup.errors import Interrupted
 
 
@@ -17,6 +18,7 @@ def see_the_apps_modules(environ: dict[str, str]) -> None:
     for path in (os.getcwd(), *environ.get("PYTHONPATH", "").split(os.pathsep)):
         if path and path not in sys.path:
             sys.path.append(path)
+    roots.make_known_to_python_tasks()
 
 
 def load(name: str, environ: dict[str, str]) -> Any:

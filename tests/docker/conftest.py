@@ -4,6 +4,7 @@
 ``base_image``     the Dockerfile's target ``base``
 ``bundle_image``   its target ``bundle``
 ``demo_image``     its last target
+``build``          ``build("scratch")``: one of ``images.ALL``, most of them with the bundle
 ``derived_image``  ``derived_image(dockerfile, **files)``: an image of the test's own, ``{base}`` is ``base_image``
 ``postgres``       a PostgreSQL 17 container on a network of its own; ``database`` is a fresh database there
 ``project``        a copy of what compose.yaml needs, as a compose project of the test's own
@@ -20,12 +21,14 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 from urllib.request import urlopen
 
 import pytest
+
+from .images import ALL, CONTEXT, Built
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
@@ -261,6 +264,7 @@ def bundle_directory(engine: Docker, bundle_image: str, tmp_path_factory: pytest
 
 
 DerivedImage = Callable[..., str]
+Build = Callable[[str], Built]
 
 
 @pytest.fixture
@@ -271,6 +275,27 @@ def derived_image(engine: Docker, base_image: str, tmp_path: Path) -> DerivedIma
         file = tmp_path / "Dockerfile.derived"
         file.write_text(dockerfile.replace("{base}", base_image))
         return engine.build(context, "--file", str(file))
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def build(engine: Docker, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Build:
+    """``build(WHICH)``: the one of :data:`.images.ALL`, each built once."""
+    context = tmp_path_factory.mktemp("images")
+    for name, text in CONTEXT.items():
+        (context / name).parent.mkdir(parents=True, exist_ok=True)
+        (context / name).write_text(text)
+        (context / name).chmod(0o755)
+
+    @cache
+    def build(which: str) -> Built:
+        lines = ALL[which].dockerfile
+        for stage in ("bundle", "base"):
+            if f"{{{stage}}}" in lines:
+                lines = lines.replace(f"{{{stage}}}", request.getfixturevalue(f"{stage}_image"))
+        (context / "Dockerfile").write_text(lines)
+        return Built(ALL[which], engine.build(context))
 
     return build
 
