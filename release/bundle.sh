@@ -8,24 +8,25 @@ shift
 here=$bundle/bin packages=$bundle/lib/packages python3=$bundle/bin/python3
 by_env=always probe=env # GNU env is here, so that nothing is probed; env and grep are the shell's own
 
-# What the image sets for its own C library would end these programs (ld.so(8)). They run without it, and hand it on.
-for_the_image=''
-[ -z "${LD_PRELOAD-}${LD_LIBRARY_PATH-}${LD_AUDIT-}" ] || for_the_image=$(env | grep '^LD_')
+# What the image sets for its own C library would end these programs (ld.so(8)). They run without it, and hand it on: name
+# by name, since a value may hold any lines.
+loading='LD_PRELOAD LD_LIBRARY_PATH LD_AUDIT'
 
 # An applet of the shell's own would be taken for the image's command of that name by exec.
 by_env() {
-    options=$1 && shift && set -f && IFS='
-'
-    set -- $for_the_image "$@"
-    [ -z "$for_the_image" ] || unset LD_PRELOAD LD_LIBRARY_PATH LD_AUDIT
-    IFS=' '
+    options=$1 && shift
+    for name in $loading; do eval "[ -z \"\${$name+set}\" ] || set -- \"$name=\$$name\" \"\$@\""; done
+    unset $loading
     exec "$here/env" $options "$@"
 }
 
 # STARTUP_PYTHON names one of the image's: that has the image's C library.
 by_python() {
-    case $python,$for_the_image in
-    "$here"/*,?*) export "STARTUP_LD=$for_the_image" && unset LD_PRELOAD LD_LIBRARY_PATH LD_AUDIT ;;
+    case $python in
+    "$here"/*)
+        for name in $loading; do eval "[ -z \"\${$name+set}\" ] || export \"STARTUP_$name=\$$name\""; done
+        unset $loading
+        ;;
     esac
     exec "$python" -I "$@"
 }

@@ -6,9 +6,13 @@ import sys
 if __name__ == "__main__":
     if not __package__:  # run by its directory: put what holds the package in that directory's place
         sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-    if for_the_image := os.environ.pop("STARTUP_LD", ""):  # what the bundle's programs run without: for tasks and hooks
-        for line in for_the_image.splitlines():
-            name, _, os.environ[name] = line.partition("=")
+    if sys.version_info < (3, 10):  # noqa: UP036  the bundle's code runs on whatever STARTUP_PYTHON names
+        version = ".".join(map(str, sys.version_info[:2]))
+        text = f"STARTUP_PYTHON is {sys.executable}, a Python {version}: it must be 3.10 or newer"
+        print(f"startup: error: {text}", file=sys.stderr)
+        sys.exit(127 if sys.argv[1:2] == ["_phase"] else 78)  # to entrypoint.sh 127 means that the module never began
+    for name in [name for name in os.environ if name.startswith("STARTUP_LD_")]:  # as release/bundle.sh has it
+        os.environ[name.partition("_")[2]] = os.environ.pop(name)
     from startup.process import proof
 
     if sys.argv[1:2] in ([], ["init"], ["run"]):

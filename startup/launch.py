@@ -35,9 +35,8 @@ def environment(shell: str) -> dict[bytes, bytes]:
     """The environment that the process *shell* was started with, without the tasks' own database address."""
     pairs = (entry.partition(b"=") for entry in of_process(shell, "environ").split(b"\0") if entry)
     found = {name: value for name, _, value in pairs} or dict(os.environb)
-    for_the_image = found.pop(b"STARTUP_LD", b"")  # as the bundle's shell has it where there is no /proc
-    for name, _, value in (line.partition(b"=") for line in for_the_image.splitlines()):
-        found[name] = value
+    for name in [name for name in found if name.startswith(b"STARTUP_LD_")]:  # as release/bundle.sh has it: no /proc
+        found[name.partition(b"_")[2]] = found.pop(name)
     found.pop(b"STARTUP_DATABASE_URL", None)
     return found
 
