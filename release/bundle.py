@@ -9,6 +9,7 @@ has put the wheel and what it needs. Wants `patchelf`, `ldd`, a static `busybox`
     bin/sh, bin/env, bin/python3          what those run on; an image's PATH should not name this directory
     lib/*.so*                             every library that an ELF file in here asks for, the loader among them
     lib/pythonX.Y/                        the standard library, and in its site's directory what is compiled
+    licences/                             of all that is not pip's
     lib/packages/                         plain Python, for this and (STARTUP_PYTHON) for the app's own interpreter
 """
 
@@ -37,9 +38,12 @@ LEFT_OUT = """
     idlelib turtledemo tkinter turtle.py _tkinter.* curses _curses* readline.* rlcompleter.py _pyrepl cmd.py
     pydoc_data pydoc.py pdb.py bdb.py cProfile.py profile.py pstats.py _lsprof.* dbm _dbm.* _gdbm.* wsgiref xmlrpc
     test tests unittest doctest.py _test* _xxtestfuzz.* xx* _ctypes_test.* __phello__ __hello__.py antigravity.py
+    this.py
 """.split()
 #: What pip brings and nothing here reads.
 NOT_PACKAGES = ("bin", "__pycache__")
+#: What stands before an app's own packages of the same name, where STARTUP_PYTHON is the app's; all else behind them.
+OURS = ("entrypoint", "startup", "startup_tasks", "yoyo", "yoyo_migrations", "dotenv", "python_dotenv")
 #: Compiled for this Python alone, so it stands where another interpreter does not look.
 COMPILED = ("psycopg", "psycopg_binary")
 #: OpenSSL comes twice, as psycopg's and as the machine's: the standard library takes psycopg's, which libpq needs.
@@ -53,20 +57,21 @@ def main() -> None:
     if len(sys.argv) != 2 or not Path(sys.argv[1], "lib", "packages", "startup").is_dir():
         raise SystemExit("usage: bundle.py PREFIX, where PREFIX/lib/packages holds the wheel")
     prefix = Path(sys.argv[1])
-    programs(prefix)
+    sources = programs(prefix)
     standard_library(prefix)
     packages(prefix)
     one_openssl(prefix)
-    collect_libraries(prefix)
+    sources += collect_libraries(prefix)
     patch(prefix)
     compile_all(prefix)
+    licences(prefix, sources)
     subprocess.run([prefix / "bin" / "python3", "-I", __file__, "--check", prefix], env={}, check=True)
     total = sum(path.stat().st_size for path in prefix.rglob("*") if path.is_file() and not path.is_symlink())
     print(f"{prefix}: {total / 1e6:.1f} MB")
 
 
-def programs(prefix: Path) -> None:
-    """The interpreter, GNU env (busybox's knows no --default-signal), the shell, and the script that it runs."""
+def programs(prefix: Path) -> list[str]:
+    """Copy the interpreter, GNU env (busybox's knows no --default-signal), the shell, and the script that it runs."""
     binaries = prefix / "bin"
     binaries.mkdir()
     sources = {"python3": os.path.realpath(sys.executable), "env": which("env"), "sh": which("busybox")}
@@ -81,6 +86,7 @@ def programs(prefix: Path) -> None:
     script.write_text(text)
     script.chmod(0o755)
     (binaries / "startup").symlink_to(script.name)
+    return list(sources.values())
 
 
 def which(name: str) -> str:
@@ -99,16 +105,24 @@ def standard_library(prefix: Path) -> None:
 
 
 def packages(prefix: Path) -> None:
-    """What is compiled to where this Python alone looks: Docker's reads site-packages there, Debian's dist-packages."""
+    """What is compiled to where this Python alone looks: Docker's reads site-packages there, Debian's dist-packages.
+
+    The metadata's directories lose their versions: where a newer bundle is copied over this one, none is there twice.
+    """
     plain = prefix / "lib" / "packages"
+    entries = sorted(plain.iterdir())
+    (behind := plain / "behind").mkdir()
     own = next(path for path in map(Path, site.getsitepackages([str(prefix)])) if stdlib_of(prefix) in path.parents)
     own.mkdir(parents=True)
-    for entry in sorted(plain.iterdir()):
+    for entry in entries:
+        stem = entry.name.partition("-")[0].partition(".")[0]
+        directory = own if stem in COMPILED else plain if stem in OURS else behind
+        target = directory / (f"{stem}.dist-info" if entry.suffix == ".dist-info" else entry.name)
         if entry.name in NOT_PACKAGES:
             shutil.rmtree(entry)
-        elif entry.name.partition("-")[0].partition(".")[0] in COMPILED:
-            shutil.move(entry, prefix / "lib" / entry.name if entry.suffix == ".libs" else own / entry.name)
-    for library in (libraries := prefix / "lib" / "psycopg_binary.libs").iterdir():
+        elif target != entry:
+            shutil.move(entry, target)
+    for library in (libraries := own / "psycopg_binary.libs").iterdir():
         shutil.move(library, prefix / "lib" / library.name)
     libraries.rmdir()
 
@@ -136,9 +150,10 @@ def one_openssl(prefix: Path) -> None:
                 run("patchelf", "--replace-needed", name, psycopgs.name, path)
 
 
-def collect_libraries(prefix: Path) -> None:
-    """Copy what lies outside, the C library and its loader included, again until nothing new turns up."""
+def collect_libraries(prefix: Path) -> list[str]:
+    """Copy what is asked for and lies outside, the C library and its loader too, again until nothing new turns up."""
     libraries = prefix / "lib"
+    copied: list[str] = []
     while True:
         found: dict[str, str] = {}
         for path in elf_files(prefix):
@@ -149,9 +164,10 @@ def collect_libraries(prefix: Path) -> None:
             found |= {Path(one).name: one for one in re.findall(r"(/\S+) \(0x", shown)}
         new = {name: source for name, source in found.items() if not (libraries / name).exists()}
         if not new:
-            return
+            return copied
         for name, source in new.items():
             shutil.copy2(os.path.realpath(source), libraries / name)
+            copied.append(os.path.realpath(source))
 
 
 def patch(prefix: Path) -> None:
@@ -183,9 +199,21 @@ def compile_all(prefix: Path) -> None:
     compileall.compile_dir(prefix / "lib", quiet=1, invalidation_mode=unchecked)
 
 
+def licences(prefix: Path, sources: list[str]) -> None:
+    """Python's own, and of each Debian package that a file in here is from; pip's packages have theirs with them."""
+    here = prefix / "licences"
+    here.mkdir()
+    shutil.copyfile(Path(sysconfig.get_path("stdlib"), "LICENSE.txt"), here / "python")
+    for source in sources:
+        if not source.startswith("/usr/local/"):  # where Docker's image has built its Python
+            package = run("dpkg-query", "--search", source).partition(":")[0]
+            shutil.copyfile(Path("/usr/share/doc", package, "copyright"), here / package)
+
+
 def check(prefix: Path) -> None:
     """Run by the bundle's own Python, with nothing in the environment: import all there is, and look where from."""
     sys.path[0] = str(prefix / "lib" / "packages")
+    sys.path.append(str(prefix / "lib" / "packages" / "behind"))
     import startup
 
     stdlib = stdlib_of(prefix)

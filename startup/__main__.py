@@ -6,6 +6,7 @@ import sys
 if __name__ == "__main__":
     if not __package__:  # run by its directory: put what holds the package in that directory's place
         sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+        sys.path.append(os.path.join(sys.path[0], "behind"))  # the bundle's, where an app's Python has not its own
     if sys.version_info < (3, 10):  # noqa: UP036  the bundle's code runs on whatever STARTUP_PYTHON names
         version = ".".join(map(str, sys.version_info[:2]))
         text = f"STARTUP_PYTHON is {sys.executable}, a Python {version}: it must be 3.10 or newer"

@@ -23,7 +23,8 @@ import startup
 
 @startup.task
 def warm(context: startup.Context) -> None:
-    import psycopg, shop.prices
+    import psycopg, shop.prices, tabulate
+    print("tabulate of owner", tabulate.OWNER)
     print("warmed by Python", *sys.version_info[:2], "at", shop.prices.PRICE)
 """
 INSTALL = "RUN apt-get update && apt-get install --yes --no-install-recommends "
@@ -76,6 +77,7 @@ IMAGES = {
         "RUN /venv/bin/pip install --quiet 'psycopg[binary]>=3.2'\n"
         "COPY shop.py /venv/lib/python3.11/site-packages/shop/tasks.py\n"
         "RUN echo PRICE = 42 >/venv/lib/python3.11/site-packages/shop/prices.py\n"
+        "RUN echo OWNER = 7 >/venv/lib/python3.11/site-packages/tabulate.py\n"
         "ENV STARTUP_PYTHON=/venv/bin/python STARTUP_MODULE=shop.tasks\n",
         '["/venv/bin/python", "-m", "http.server", "8080"]',
         ("--env=STARTUP_TASKS=migrate say@local warm@local",),

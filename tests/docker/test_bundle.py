@@ -54,6 +54,7 @@ def test_it_starts_pings_migrates_runs_commands_and_hooks_and_stops(
 def test_a_task_imports_what_the_apps_own_python_has(docker: Docker, build: Callable[[str], Built]) -> None:
     done = docker.run(*build("a Python of its own").words(), "startup", "run", "warm@local")
     assert (done.returncode, "warmed by Python 3 11 at 42" in done.stderr) == (0, True), done.stderr
+    assert "tabulate of owner 7" in done.stderr, "its own, not what our packages need"
 
 
 def test_what_the_apps_own_python_has_not_is_named_with_the_cure(
@@ -166,6 +167,18 @@ def test_it_has_the_same_code_as_the_base_image(docker: Docker, base_image: str,
     ).stdout.splitlines()
     assert sorted(here) == sorted(there)
     assert len(here) > 50
+
+
+def test_a_newer_one_copied_over_it_leaves_no_packages_metadata_twice(bundle_directory: Path) -> None:
+    """With two of them importlib.metadata picks one, and psycopg compares versions."""
+    found = [path.name for path in bundle_directory.rglob("*.dist-info")]
+    assert "psycopg.dist-info" in found
+    assert [name for name in found if "-" in name.removesuffix(".dist-info")] == []
+
+
+def test_it_names_the_licences_of_what_it_is_made_of(bundle_directory: Path) -> None:
+    found = {path.name for path in (bundle_directory / "licences").iterdir()}
+    assert {"busybox-static", "coreutils", "libc6", "python"} <= found
 
 
 def test_every_file_of_it_can_be_read_by_any_user(bundle_directory: Path) -> None:
