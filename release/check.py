@@ -179,7 +179,7 @@ def tags_on_head(root: Path) -> list[str]:
 
 def python_of(directory: Path, *arguments: str | Path) -> Path:
     """A new virtual environment's interpreter, with what pip installs by *arguments*."""
-    venv.create(directory, with_pip=True)
+    venv.create(directory, with_pip=True, symlinks=True)
     python = directory / "bin" / "python"
     run(f"pip install {arguments[-1]}", python, "-m", "pip", "install", "--quiet", *arguments)
     return python
@@ -223,7 +223,7 @@ def try_distribution(work: Path, path: Path, version: str) -> None:
     expect_version(what, version, run(what, python.with_name("startup"), "--version"))
     entrypoint, database = python.with_name("startup-entrypoint"), here / "check.db"
     settings = {"DATABASE_URL": f"sqlite:///{database}", "STARTUP_STATE_DIR": str(here / "state")}
-    env = {**{name: value for name, value in os.environ.items() if not name.startswith("STARTUP_")}, **settings}
+    env = {"PATH": os.environ["PATH"], **settings}
     app = (python, "app.py", database, entrypoint, "startup", "health")
     run(what, entrypoint, *app, expect=CODE, cwd=here / "flow", env=env, timeout=120)
     say(f"{what}: installed, {version}, app, migration, health and exit code as they must be")
@@ -255,14 +255,7 @@ class Image:
         startup, entrypoint = f"{self.programs}/startup", f"{self.programs}/startup-entrypoint"
         expect_version(name, version, run(name, "docker", "run", "--rm", "--entrypoint", startup, name, "--version"))
         write_flow(work / self.target)
-        options = (
-            "--workdir",
-            "/check",
-            "--tmpfs",
-            "/data:mode=1777",
-            "--env",
-            "DATABASE_URL=sqlite:////data/check.db",
-        )
+        options = "--workdir /check --tmpfs /data:mode=1777 --env DATABASE_URL=sqlite:////data/check.db".split()
         app = (self.python, "app.py", "/data/check.db", entrypoint, "startup", "health")
         container = run(name, "docker", "create", *options, "--entrypoint", entrypoint, name, *app).strip()
         try:
