@@ -48,6 +48,8 @@ OURS = ("entrypoint", "startup", "startup_tasks", "yoyo", "yoyo_migrations", "do
 COMPILED = ("psycopg", "psycopg_binary")
 #: OpenSSL comes twice, as psycopg's and as the machine's: the standard library takes psycopg's, which libpq needs.
 SHARED = ("libcrypto", "libssl")
+#: The loader's own name for that file.
+PRELOAD = b"/etc/ld.so.preload\0"
 
 
 def main() -> None:
@@ -185,6 +187,10 @@ def patch(prefix: Path) -> None:
             # apart and in this order: else patchelf 0.18 breaks a program that is not position independent
             run("patchelf", "--force-rpath", "--set-rpath", prefix / "lib", path)
             run("patchelf", "--set-interpreter", loader, path)
+    # What the image loads into every program is built for its own C library (ld.so(8)): ours look where nothing can be.
+    program = loader.read_bytes()
+    assert program.count(PRELOAD) == 1, f"{loader} does not name {PRELOAD!r} once"
+    loader.write_bytes(program.replace(PRELOAD, b"/dev/null/preload".ljust(len(PRELOAD), b"\0")))
 
 
 def compile_all(prefix: Path) -> None:

@@ -14,7 +14,10 @@ if __name__ == "__main__":
         sys.exit(127 if sys.argv[1:2] == ["_phase"] else 78)  # to entrypoint.sh 127 means that the module never began
     for name in [name for name in os.environ if name.startswith("STARTUP_LD_")]:  # as release/bundle.sh has it
         os.environ[name.partition("_")[2]] = os.environ.pop(name)
+    from startup import roots
     from startup.process import proof
+
+    roots.forget_the_images_openssl()
 
     if sys.argv[1:2] in ([], ["init"], ["run"]):
         proof.supervise()

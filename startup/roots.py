@@ -43,7 +43,22 @@ def make_known() -> bool:
     return False
 
 
+def in_bundle() -> bool:
+    """Is this the bundle's own Python, with an OpenSSL that is not the image's?"""
+    return os.path.isdir(os.path.join(sys.prefix, "lib", "packages", "startup"))
+
+
 def make_known_to_python_tasks() -> None:
     """Their own https needs it in the bundle; any other Python's OpenSSL knows its place."""
-    if os.path.isdir(os.path.join(sys.prefix, "lib", "packages", "startup")):
+    if in_bundle():
         make_known()
+
+
+def forget_the_images_openssl() -> None:
+    """Its configuration names modules of its own, such as `legacy`: without them the bundle's has no ciphers at all.
+
+    In os.environ they stay, for commands and hooks.
+    """
+    if in_bundle():
+        for name in ("OPENSSL_CONF", "OPENSSL_MODULES", "OPENSSL_ENGINES"):
+            os.unsetenv(name)

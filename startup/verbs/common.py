@@ -23,7 +23,9 @@ def load(*, warn: bool = False, for_database: bool = False) -> Settings:
     *for_database*: SettingError with all faults, those of the address too.
     """
     loaded = settings.load(os.environ)
-    os.environ.update(loaded.environ)  # what dotenv files add, for Python tasks and the modules that they import
+    # what dotenv files add, for Python tasks and the modules that they import; to set another anew would make it known
+    # to OpenSSL again (roots.py)
+    os.environ.update({name: value for name, value in loaded.environ.items() if os.environ.get(name) != value})
     log.configure(loaded.log_level, loaded.log_format, loaded.node)
     for warning in loaded.warnings if warn else ():
         log.warn(warning)

@@ -287,6 +287,7 @@ class TestReaching:
             ('failed: FATAL:  database "certificates" does not exist', "database does not exist", True),
             ("server certificate for \"db\" does not match host name \"x\"", "TLS", True),
             ("SSL error: certificate verify failed", "TLS", True),
+            ("could not create SSL context: library has no ciphers", "TLS", True),
             ("SSL error: unexpected eof while reading", "hangs up", False),
             ("FATAL:  the database system is not yet accepting connections", "starting up", False),
             ("FATAL:  the database system is shutting down", "starting up", False),

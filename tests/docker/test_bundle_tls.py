@@ -184,6 +184,37 @@ def test_where_there_are_no_roots_the_cure_is_named(
     assert pinged.stdout.endswith(f"; {MISSING}\n")
 
 
+#: As an image has it that also wants old ciphers; the module is not there for the bundle's OpenSSL.
+LEGACY = """
+openssl_conf = init
+[init]
+providers = providers
+[providers]
+default = default
+legacy = legacy
+[default]
+activate = 1
+[legacy]
+activate = 1
+"""
+
+
+@pytest.mark.parametrize("file", ["/there.cnf", "/not/there.cnf"])
+def test_an_openssl_conf_that_is_for_the_app_does_no_harm(
+    docker: Docker, servers: Servers, scratch: Built, database: TlsDatabase, tmp_path: Path, file: str
+) -> None:
+    (tmp_path / "openssl.cnf").write_text(LEGACY)
+    conf = (f"--volume={tmp_path}/openssl.cnf:/there.cnf:ro", f"--env=OPENSSL_CONF={file}")
+    options = (*conf, *servers.trust("ca.crt", FILES[0]), database.address("system"))
+    done = docker.run(*scratch.words(*options), "startup", "init")
+    assert (done.returncode, database.price) == (0, "42"), done.stderr
+    pinged = docker.run(*scratch.words(*options, "--env=STARTUP_PING=https://web:8443/"), "startup", "ping")
+    assert (pinged.returncode, pinged.stdout) == (0, "https://web:8443/: status 200\n"), pinged.stderr
+    told = "--env=STARTUP_TASK_SAY=echo told of $OPENSSL_CONF"
+    done = docker.run(*scratch.words(*options, told), "startup", "run", "say@local")
+    assert f"\ntold of {file}\n" in done.stderr
+
+
 # ---------------------------------------------------------------------------------------------------------- https://
 
 

@@ -114,7 +114,8 @@ _FINAL = (
     (r'role "" does not exist|is not permitted to log in|no such user', _NO_ROLE),
     (r"pg_hba.conf|permission denied for database", _NOT_ADMITTED),
     (
-        r"certificate|SSL was required|does not support SSL|SSL error: (?!unexpected eof)|private key file",
+        r"certificate|SSL was required|could not create SSL context|does not support SSL|"
+        r"SSL error: (?!unexpected eof)|private key file",
         (
             "no TLS connection could be agreed on",
             "check sslmode{sslmode?}, sslrootcert{sslrootcert?} and the server's certificate",
