@@ -382,7 +382,7 @@ leave_the_flow_for_one_offs() {
     case $# in 0) make_state_dir && refuse "$no_command" ;; esac
     case ${STARTUP_ENABLED:-true} in
     true | 1 | yes | on) ;;
-    false | 0 | no | off) case $*,$# in 'startup health,2') printf 'disabled\n' && exit ;; *) exec_directly "$@" ;; esac ;;
+    false | 0 | no | off) case $*,$# in 'startup health,2') answer 0 disabled ;; *) exec_directly "$@" ;; esac ;;
     *) make_state_dir && refuse "STARTUP_ENABLED is '$STARTUP_ENABLED': it must be true, false, 1, 0, yes, no, on or off" ;;
     esac
     case ${1##*/},${2:-},$# in
@@ -416,6 +416,7 @@ look_at_own_process() {
 
 make_state_dir() {
     if [ -n "${STARTUP_STATE_DIR:-}" ]; then
+        ! is_live "$STARTUP_STATE_DIR" || refuse "STARTUP_STATE_DIR is '$STARTUP_STATE_DIR': another entrypoint runs that uses it"
         claim_state_dir "$STARTUP_STATE_DIR" && return
         refuse "STARTUP_STATE_DIR is '$STARTUP_STATE_DIR': it must be a directory that can be made and written, ours or root's"
     fi
@@ -437,9 +438,7 @@ claim_state_dir() {
             [ -n "${STARTUP_STATE_DIR:-}" ] || [ ! -O . ] || chmod go-w . || exit # with our name: it is ours alone
             exec rm -f pid phase ready failed result reason proof log pre_stop post_stop stop_timeout
         ) 2>/dev/null || return 1
-    elif ! mkdir -p -m 755 "$1" 2>/dev/null || ! is_trusted "$1"; then
-        return 1
-    fi
+    elif ! mkdir -p -m 755 "$1" 2>/dev/null || ! is_trusted "$1"; then return 1; fi
     { printf '%s %s\n' "$$" "$started" >"$1/pid"; } 2>/dev/null || return 1
     state=$1
 }
@@ -472,11 +471,11 @@ tell_health() {
         [ ! -e "$state/ready" ] || code=0 # written after the phase, so read before it
         [ ! -e "$state/phase" ] || read -r phase <"$state/phase"
         case $phase in stopping | ended:*) code=1 ;; esac # the mark is taken away at the end
-        printf '%s\n' "${phase:-starting}"
-        exit "$code"
+        answer "$code" "${phase:-starting}"
     done
-    printf 'not running\n' && exit 1
+    answer 1 'not running'
 }
+answer() { trap '' PIPE && printf '%s\n' "$2" 2>/dev/null; exit "$1"; } # whether it can be written or not
 
 # usage: tell FILE TEXT; for the health verb and for people
 tell() {

@@ -75,6 +75,13 @@ def test_a_script_that_is_not_there_is_named(installed: Path) -> None:
     assert done.returncode == 70 and f"{installed}/startup-entrypoint" in done.stderr, done.stderr
 
 
+def test_a_script_that_asks_back_is_told_so_and_not_asked_for_ever(installed: Path) -> None:
+    path = script(installed)
+    path.write_text(f'#!/bin/sh\nexec {installed}/python -I {installed.parent}/lib/startup health\n')
+    done = as_module(installed)
+    assert done.returncode == 70 and "asks us in turn" in done.stderr, done.stderr
+
+
 @pytest.mark.parametrize("enabled", ["false", "true"])
 def test_it_answers_where_the_entrypoint_would_execute_whatever_it_is_given(installed: Path, enabled: str) -> None:
     shutil.copy(ROOT / "entrypoint.sh", installed / "startup-entrypoint")
