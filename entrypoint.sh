@@ -56,10 +56,8 @@ ping_then_run_tasks() {
 }
 
 wait_for_the_app() {
-    if [ -n "$no_events" ]; then
-        until_dead "$app"
-        trap_signals '' # nothing is left to pass one on to, and it could cost bash the exit code
-    fi
+    # Then nothing is left to pass one on to, and it could cost bash the exit code.
+    [ -z "$no_events" ] || { until_dead "$app"; trap_signals ''; }
     wait_for "$app"
     code=$? app=''
     [ -z "$no_events" ] || trap_signals
@@ -84,7 +82,7 @@ finish() {
 # usage: run_module PHASE; the exit code of a *_start one is left in $module_code
 run_module() {
     phase=$1
-    module _phase "$1" --state "$state" --app "$app" </dev/null >&2 &
+    module _phase "$1" --state "$state" --app "$app" --shell "$$" </dev/null >&2 &
     helper=$!
     case $1,$stop_signals in *_start,?*) end_helper ;; esac
     wait_for "$helper"
@@ -113,6 +111,7 @@ module() {
 run_verb() {
     case ${1:-},$# in health,1) tell_health ;; esac # also where Python is broken
     find_python
+    look_at_environ "$python"
     module "$@"
 }
 
@@ -138,16 +137,13 @@ has_tasks() {
 choose_launcher() {
     launcher=python
     case $terminal,$group,$1 in *leader*,* | *,true,* | *=*) return 0 ;; esac
-    shells='BASH.*|COLUMNS|E?UID|FUNCNEST|GROUPS|IFS|LINENO|LINES|OLDPWD|OPT(IND|ARG|ERR)|P?PID|POSIXLY_CORRECT|PS[0-4]'
-    shells="$shells|PWD|RANDOM|SECONDS|SHELLOPTS|SHLVL|SRANDOM|DIRSTACK|EPOCH.*|HIST.*|PIPESTATUS|TMOUT|_"
-    shells="^(($shells)=|[^=]*[^A-Z0-9_=]|[^A-Z_])"
     odd=$($probe LC_ALL=C grep -czE "$shells" "/proc/$$/environ" 2>/dev/null)
     [ "$odd" != 0 ] || launcher='env'
 }
 
 # STARTUP_LAUNCHING is no variable: until_executed knows the launcher by it.
 launch() {
-    options='-u STARTUP_LAUNCHING -u STARTUP_DATABASE_URL -u PWD -u OLDPWD -u SHLVL -u _'
+    options="-u STARTUP_LAUNCHING -u STARTUP_DATABASE_URL $added"
     [ $((ignored & 2)) -ne 0 ] || options="$options --default-signal=INT,QUIT"
     [ "$launcher" != env ] || by_env "$options" "$@"
     set -- STARTUP_LAUNCHING "$$" "$ignored" "$terminal" "$group" "$@"
@@ -159,7 +155,7 @@ launch() {
 
 # usage: by_env OPTIONS COMMAND ...; this and by_python() are the bundle's own in release/bundle.sh
 by_env() { options=$1 && shift && exec env $options "$@"; }
-by_python() { exec "$python" -I "$@"; }
+by_python() { eval "exec $through $given \"\$python\" -I \"\$@\""; }
 
 # An app that cannot be started is told before anything is done for it.
 find_app() {
@@ -177,8 +173,7 @@ find_app() {
 }
 
 # --------------------------------------------------------------------------------------- signals, waiting, ending
-# usage: trap_signals [ACTION]; on_signal by default
-trap_signals() {
+trap_signals() { # usage: trap_signals [ACTION]; on_signal by default
     for signal in $signals $job_control; do trap "${1-on_signal $signal}" "$signal"; done # the number is meant now
 }
 
@@ -292,8 +287,7 @@ end_leftovers() {
     for _ in 1 2 3 4 5 6 7 8 9; do kill -0 -1 2>/dev/null || return 0; sleep 0.1 & wait "$!"; done
 }
 
-# usage: fail CODE WHAT_BECAME_OF_THE_APP
-fail() {
+fail() { # usage: fail CODE WHAT_BECAME_OF_THE_APP
     no_module="'$python' (STARTUP_PYTHON) could not run the module: it must be a Python from 3.10 on that has startup-tasks"
     case $1 in
     69 | 70 | 75 | 78 | 124) conclude "$1" "$(reason); $2 (exit code $1)" error ;;
@@ -357,9 +351,8 @@ say() {
             "$now" "$1" "$(json_text "$2")" "$(json_text "$node")" '"event.dataset": "startup"' \
             "${phase:+, \"startup.phase\": \"$phase\"}" "${3:+, \"process.exit_code\": $3}" >&2
     else
-        colour='' prefix=startup:
-        case $1 in error) colour=31 ;; warning) colour=33 ;; esac
-        [ "$1" = info ] || prefix="startup: $1:"
+        colour='' prefix="startup: $1:"
+        case $1 in error) colour=31 ;; warning) colour=33 ;; info) prefix=startup: ;; esac
         [ -t 2 ] && [ -z "${NO_COLOR:-}" ] || colour=''
         printf "${colour:+\033[${colour}m}%s %s${colour:+\033[0m}\n" "$prefix" "$2" >&2
     fi
@@ -393,12 +386,17 @@ leave_the_flow_for_one_offs() {
 }
 
 exec_directly() {
-    added='' && unset STARTUP_DATABASE_URL
-    for name in PWD OLDPWD SHLVL; do # what the shell has added
-        tr '\0' '\n' <"/proc/$$/environ" | grep -q "^$name=" || { unset "$name" && added=$name; }
-    done
-    case ${BASH_VERSION:+$added}$by_env,$1 in *=*) ;; SHLVL,*) by_env '-u SHLVL' "$@" ;; always,*) by_env '' "$@" ;; esac
-    exec "$@" # bash's brings SHLVL back
+    unset STARTUP_DATABASE_URL && look_at_environ "$1"
+    [ -z "$through" ] || eval "by_env '$added --' $given \"\$@\""
+    exec "$@"
+}
+
+# usage: look_at_environ COMMAND; how env(1) starts it with the environment that we were given, in $through and, for eval, $given
+look_at_environ() {
+    case $1,$(command -v env) in *=* | *,) return 0 ;; esac
+    given=$(LC_ALL=C grep -azE "$shells" "/proc/$$/environ" 2>/dev/null | tr '\0\n' '\n\001' |
+        LC_ALL=C sed "/^[^=]/!d; s/'/'\\\\''/g; s/.*/'&'/" | tr '\n\001' ' \n')
+    through="env $added --"
 }
 
 look_at_own_process() {
@@ -443,8 +441,7 @@ claim_state_dir() {
     state=$1
 }
 
-# usage: is_trusted DIRECTORY; only we, root, and the user $uid may have made what is in it
-is_trusted() {
+is_trusted() { # usage: is_trusted DIRECTORY; only we, root, and the user $uid may have made what is in it
     [ ! -O "$1" ] || return 0
     set -- $(LC_ALL=C ls -ldn -- "$1" 2>/dev/null)
     case ${3:-} in 0 | "$uid") ;; *) return 1 ;; esac
@@ -490,7 +487,11 @@ signals="$signals 52 53 54 55 56 57 58 59 60 61 62 63 64"
 job_control='20 21 22' state=/dev/null here=. group=false whole='' terminal='' closed='' no_events='' ignored=0 uid=0 started=0
 no_command='no command was given: an image that sets ENTRYPOINT loses the CMD of its base image and must repeat it'
 case $0 in */*) here=${0%/*} ;; esac
-packages=$here python3=python3 by_env='' probe='env --default-signal=INT,QUIT'
+packages=$here python3=python3 probe='env --default-signal=INT,QUIT'
+# What shells set for themselves, change, or drop as no names of theirs; and, as env(1) drops it, what they add.
+shells='BASH.*|COLUMNS|E?UID|FUNCNEST|GROUPS|IFS|LINENO|LINES|OLDPWD|OPT(IND|ARG|ERR)|P?PID|POSIXLY_CORRECT|PS[0-4]'
+shells="$shells|PWD|RANDOM|SECONDS|SHELLOPTS|SHLVL|SRANDOM|DIRSTACK|EPOCH.*|HIST.*|PIPESTATUS|TMOUT|_"
+shells="^(($shells)=|[^=]*[^A-Z0-9_=]|[^A-Z_])" added='-u PWD -u OLDPWD -u SHLVL -u _' through='' given=''
 
 # Set in traps, too, or read there.
 app='' helper='' timer='' phase='' module_code=0 code=''

@@ -6,6 +6,10 @@ import sys
 if __name__ == "__main__":
     if not __package__:  # run by its directory: put what holds the package in that directory's place
         sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    from startup import launch
+
+    in_the_flow = sys.argv[-2:] == ["--shell", str(os.getppid())]
+    launch.undo_changes_since(sys.argv[-1] if in_the_flow else "self")
     if for_the_image := os.environ.pop("STARTUP_LD", ""):  # what the bundle's programs run without: for tasks and hooks
         for line in for_the_image.splitlines():
             name, _, os.environ[name] = line.partition("=")

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 else:
     import _signal as signal  # without signal's enums, whose import takes as long as all the rest of Python's start
 
+#: What shells set for themselves, and Python does (PEP 538).
+_ADDED = b"IFS LINENO OLDPWD OPTIND PPID PS1 PS2 PS4 PWD SHLVL _ LC_CTYPE".split()
+
 
 def of_process(pid: str, name: str) -> bytes:
     """What the kernel tells of the process *pid*; nothing where there is no /proc."""
@@ -31,15 +34,34 @@ def of_process(pid: str, name: str) -> bytes:
         return b""
 
 
+def given(process: str) -> dict[bytes, bytes]:
+    """The environment that *process* was started with; nothing where there is no /proc."""
+    pairs = (entry.partition(b"=") for entry in of_process(process, "environ").split(b"\0"))
+    return {name: value for name, equals, value in pairs if name and equals}
+
+
 def environment(shell: str) -> dict[bytes, bytes]:
     """The environment that the process *shell* was started with, without the tasks' own database address."""
-    pairs = (entry.partition(b"=") for entry in of_process(shell, "environ").split(b"\0") if entry)
-    found = {name: value for name, _, value in pairs} or dict(os.environb)
+    found = given(shell) or dict(os.environb)
     for_the_image = found.pop(b"STARTUP_LD", b"")  # as the bundle's shell has it where there is no /proc
     for name, _, value in (line.partition(b"=") for line in for_the_image.splitlines()):
         found[name] = value
     found.pop(b"STARTUP_DATABASE_URL", None)
     return found
+
+
+def undo_changes_since(process: str) -> None:
+    """Give this process, for the tasks, the environment of *process*, but for what a STARTUP_PYTHON that wraps one set.
+
+    A shell has changed its own variables, which are in lower case, and dropped what it takes for no name.
+    """
+    before, now = given(process), os.environb
+    for name in _ADDED:
+        if before and name not in before:
+            now.pop(name, None)
+    for name, value in before.items():
+        if name in _ADDED or name not in now or name != name.upper():
+            now[name] = value
 
 
 def take_the_terminal() -> None:

@@ -18,7 +18,7 @@ _ASKED = "_STARTUP_HEALTH_ASKED"
 def health(arguments: Namespace, interrupts: Interrupts) -> int:
     """One line, the phase; 0 when ready. Does not return."""
     if os.environ.get(_ASKED) == str(os.getpid()):
-        raise StartupError("health is answered by startup-entrypoint, and this one asks us in turn: it is of another release")
+        raise StartupError("startup-entrypoint answers health; this one asks us in turn: it is of another release")
     beside_package = Path(__file__).parents[2] / "entrypoint.sh"  # in a checkout
     beside_python = Path(sys.executable).parent / "startup-entrypoint"
     for script in (beside_package, beside_python, shutil.which("startup-entrypoint")):

@@ -141,7 +141,7 @@ def test_the_state_directory_of_an_entrypoint_that_runs_is_refused_and_left_as_i
     if entrypoint.place != "outside":
         pytest.skip("a second entrypoint here is in another namespace")
     running = entrypoint.start("sleep", "60")
-    running.wait_until_ready()
+    running.wait_for(lambda: running.told("ready"))
     before = {file.name: file.read_text() for file in entrypoint.state.iterdir()}
     done = entrypoint.run("touch", "started")
     assert done.returncode == 78, done.stderr

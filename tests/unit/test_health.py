@@ -77,7 +77,7 @@ def test_a_script_that_is_not_there_is_named(installed: Path) -> None:
 
 def test_a_script_that_asks_back_is_told_so_and_not_asked_for_ever(installed: Path) -> None:
     path = script(installed)
-    path.write_text(f'#!/bin/sh\nexec {installed}/python -I {installed.parent}/lib/startup health\n')
+    path.write_text(f"#!/bin/sh\nexec {installed}/python -I {installed.parent}/lib/startup health\n")
     done = as_module(installed)
     assert done.returncode == 70 and "asks us in turn" in done.stderr, done.stderr
 
