@@ -22,7 +22,7 @@ main() {
 
 # ------------------------------------------------------------------------------------------------ the flow
 run_pre_start() {
-    has_tasks pre_start "${STARTUP_PRE_START:-none}" || return 0
+    has_tasks pre_start "${STARTUP_PRE_START:-none}" && [ -n "$has_tasks" ] || return 0
     tell phase 'running the pre_start tasks'
     run_module pre_start
     [ -n "$stop_signals" ] || [ "$module_code" -eq 0 ] || fail "$module_code" 'the app was not started'
@@ -65,7 +65,8 @@ wait_for_the_app() {
 
 finish() {
     [ -z "$timer" ] || kill -TERM "$timer" 2>/dev/null
-    if [ -n "$stop_signals" ] && has_tasks post_stop "${STARTUP_POST_STOP:-none}"; then run_module post_stop; fi
+    has_tasks post_stop "${STARTUP_POST_STOP:-none}"
+    case $stop_signals,$has_tasks in ?*,?*) run_module post_stop ;; esac
     end_leftovers
     in_words "$code"
     ended="the app ended$how with $words"
@@ -95,7 +96,7 @@ prove() {
     proof='' doing=starting
     read -r proof 2>/dev/null <"$state/proof"
     case $proof,$module_code,$state in "$1",* | *,12[679],* | *,1[3-6]?,* | *,/dev/null) return 0 ;; esac
-    [ -e "$state/log" ] || case $module_code in 1) module_code=127 && return 0 ;; 70) return 0 ;; esac # it never began
+    [ -e "$state/log" ] || case $module_code in 70) return 0 ;; *) module_code=127 && return 0 ;; esac # it never began
     read -r doing 2>/dev/null <"$state/phase"
     tell reason "the startup module was ended with exit code $module_code by a task (os._exit, exec), while ${doing%,}"
     module_code=70
@@ -125,11 +126,12 @@ find_python() {
         refuse "STARTUP_PYTHON is '${STARTUP_PYTHON:-}': '$python' is not there; set it to a Python 3.10 or newer"
 }
 
-# usage: has_tasks PHASE LIST; the module leaves a mark for what it alone knows (dotenv files).
+# usage: has_tasks PHASE LIST; empty or not is $has_tasks. The module leaves a mark for what it alone knows (dotenv files).
 has_tasks() {
-    if [ "$2" != none ] || [ -e "$state/$1" ]; then return 0; fi
-    for file in "${STARTUP_HOOKS_DIR:-/etc/startup/hooks}/$1.d"/*; do [ ! -e "$file" ] || return 0; done
-    return 1
+    has_tasks=''
+    for file in "$state/$1"* "${STARTUP_HOOKS_DIR:-/etc/startup/hooks}/$1.d"/*; do # one that is not there keeps its asterisk
+        case $2,$file in none,*'*') ;; *) has_tasks=1 ;; esac
+    done
 }
 
 # A background child of a shell has SIGINT and SIGQUIT ignored, and shells change the environment: GNU env mends both in
@@ -141,12 +143,12 @@ choose_launcher() {
     [ "$odd" != 0 ] || launcher='env'
 }
 
-# STARTUP_LAUNCHING is no variable: until_executed knows the launcher by it.
+# The word $launching is no variable: until_executed knows the launcher by it, and nobody else writes it.
 launch() {
-    options="-u STARTUP_LAUNCHING -u STARTUP_DATABASE_URL $added"
+    options="-u $launching -u STARTUP_DATABASE_URL $added"
     [ $((ignored & 2)) -ne 0 ] || options="$options --default-signal=INT,QUIT"
     [ "$launcher" != env ] || by_env "$options" "$@"
-    set -- STARTUP_LAUNCHING "$$" "$ignored" "$terminal" "$group" "$@"
+    set -- "$launching" "$$" "$ignored" "$terminal" "$group" "$@"
     case $python in */*) lib=${python%/*}/../lib ;; *) lib=/nonexistent ;; esac
     for dir in "$packages" "$lib"/python3*/site-packages; do [ ! -f "$dir/startup/launch.py" ] || break; done
     [ ! -f "$dir/startup/launch.py" ] || by_python -S "$dir/startup/launch.py" "$@" # it starts in half the time
@@ -161,13 +163,13 @@ by_python() { eval "exec $through $given \"\$python\" -I \"\$@\""; }
 find_app() {
     found=127 where='' path=/
     case $1 in */*) [ ! -e "$1" ] || found=126 ;; *) path=${PATH-/bin:/usr/bin} where=" in PATH, which is ${PATH-unset}" ;; esac
-    ifs=$IFS IFS=: path=$path: # an empty last element counts, as in execvp(3)
+    ifs=$IFS IFS=: path=$path: && set -f # an empty last element counts, as in execvp(3)
     for dir in $path; do
         case $1 in */*) file=$1 ;; *) file=${dir:-.}/$1 ;; esac
         [ "$found" -eq 0 ] || [ ! -f "$file" ] || found=126
         [ "$found" -ne 126 ] || [ ! -f "$file" ] || [ ! -x "$file" ] || found=0
     done
-    IFS=$ifs
+    IFS=$ifs && set +f
     [ "$found" -ne 127 ] || conclude 127 "the app was not found: there is no '$1'$where (exit code 127)" error
     [ "$found" -eq 0 ] || conclude 126 "the app cannot be executed: '$1' is not an executable file$where (exit code 126)" error
 }
@@ -179,7 +181,7 @@ trap_signals() { # usage: trap_signals [ACTION]; on_signal by default
 
 on_signal() {
     case $reading,$1 in
-    ?*,*) pending="$pending $1" && echo >&"$events" ;;
+    ?*,*) pending="$pending $1"; echo >&"$events" ;;
     ,2 | ,3 | ,15) on_stop_signal "$1" ;;
     *) to_app "$1" ;;
     esac
@@ -189,7 +191,7 @@ on_signal() {
 # in dash and busybox a test is false when another trap comes between it and what depends on it.
 on_stop_signal() {
     case $terminal,$1,$app in shared,[23],?*) return 0 ;; esac # Ctrl-C: the terminal sends it to the app as well
-    case $passed_on in ?*) to_app "$1"; return 0 ;; esac
+    case $passed_on,$app in ?*,?*) to_app "$1"; return 0 ;; esac
     stop_signals="$stop_signals $1"
     case $helper in ?*) end_helper ;; esac
     case $stage in waiting) stop_app ;; esac
@@ -199,8 +201,9 @@ on_stop_signal() {
 # them for our own sake, as to take the ready mark away: at the pids limit that would end us.
 stop_app() {
     case $stopping,$app in 1,* | *,) return 0 ;; esac
-    stopping=1 && tell phase stopping
-    if has_tasks pre_stop "${STARTUP_PRE_STOP:-none}"; then run_module pre_stop; fi
+    stopping=1; tell phase stopping
+    has_tasks pre_stop "${STARTUP_PRE_STOP:-none}"
+    case $has_tasks in ?*) run_module pre_stop ;; esac
     passed_on=1 how=" (after signal$stop_signals was passed on)"
     for signal in $stop_signals; do to_app "$signal"; done
 }
@@ -212,14 +215,14 @@ to_app() {
     case $terminal,$1 in leader,15) kill -CONT "-$app" 2>/dev/null ;; esac # Ctrl-Z may have stopped it, and its children
 }
 
-# usage: until_executed PID; until it is no copy of this shell, and no launcher, any more
-until_executed() {
+until_executed() { # usage: until_executed PID; until it is no copy of this shell, and no launcher, any more
     own_command='' nameless=0 # an app may have emptied its own command line; within execve(2) it is empty for a moment
     read -r own_command 2>/dev/null <"/proc/$$/cmdline"
-    while [ "$nameless" -lt 50 ] && [ -e "/proc/$1/exe" ]; do
-        command=
+    while :; do
+        command='' stat=''
         read -r command 2>/dev/null <"/proc/$1/cmdline"
-        case $command in '') nameless=$((nameless + 1)) ;; "$own_command" | *STARTUP_LAUNCHING*) ;; *) return ;; esac
+        case $command in '') read -r stat 2>/dev/null <"/proc/$1/stat" ;; "$own_command" | *"$launching"*) ;; *) return ;; esac
+        case $command,${stat##*) },$nameless in ,[!RSDTt]* | ,*,50) return ;; ,*) nameless=$((nameless + 1)) ;; esac
         sleep 0.01
     done
 }
@@ -252,11 +255,11 @@ until_dead() {
 
 # usage: wait_for PID; returns its exit code. A trapped signal makes wait(1) return early, with 128 and more.
 wait_for() {
-    [ -z "$no_events" ] || until_dead "$1"
+    case $no_events in ?*) until_dead "$1" ;; esac
     while :; do
         wait "$1" 2>/dev/null # dash would print "Terminated"
         set -- "$1" "$?"      # not in a variable: a trap may come in between, and wait too
-        if [ "$2" -le 127 ]; then return "$2"; fi
+        case $2 in ? | ?? | 1[01]? | 12[0-7]) return "$2" ;; esac
         if ! kill -0 "$1" 2>/dev/null && [ ! -d "/proc/$1" ]; then break; fi
     done
     wait "$1" 2>/dev/null # its own, if that was another one's
@@ -265,8 +268,7 @@ wait_for() {
     return "$2"
 }
 
-# TERM, and KILL after STARTUP_STOP_TIMEOUT seconds: for an app whose startup failed.
-end_app() {
+end_app() { # TERM, and KILL after STARTUP_STOP_TIMEOUT seconds: for an app whose startup failed.
     tell phase "failed: $(reason)"
     passed_on=1
     to_app 15
@@ -320,15 +322,13 @@ on_exit() {
     exit "$code"
 }
 
-# usage: reason [SEPARATOR]; what the module wrote down of why it ended
-reason() {
+reason() { # usage: reason [SEPARATOR]; what the module wrote down of why it ended
     text='before the startup was done'
     if [ -e "$state/reason" ]; then read -r text <"$state/reason"; fi
     [ -z "$text" ] || printf '%s%s' "${1:-}" "$text"
 }
 
-# usage: in_words EXIT_CODE; leaves them in $words: bash may trip over a signal that comes within $(...)
-in_words() {
+in_words() { # usage: in_words EXIT_CODE; leaves them in $words: bash may trip over a signal that comes within $(...)
     words="exit code $1"
     case $1 in
     137) words="$words (SIGKILL: out of memory, or kill -9)" ;;
@@ -401,12 +401,13 @@ look_at_environ() {
 
 look_at_own_process() {
     [ -e "/proc/$$/fd/0" ] || [ ! -d "/proc/$$/fd" ] || closed='<&-'
-    true >&2 || { closed="$closed 2>&-" && exec 2>/dev/null; } # or others' output lands in a file that took its place
+    # Or others' output lands in a file that took its place, as bash's script does at once.
+    true >&2 && [ ! "/proc/$$/fd/2" -ef "$0" ] || { closed="$closed 2>&-" && exec 2>/dev/null; }
     case ${STARTUP_SIGNAL_GROUP:-false} in true | 1 | yes | on) group=true whole=- ;; esac
     [ -r "/proc/$$/stat" ] || return 0
     read -r stat <"/proc/$$/stat" # short, as dash reads byte by byte
     set -- ${stat##*) } # from the third field on: $3 process group, $4 session, $5 terminal, $6 its foreground group
-    started=${20} ignored=${31}
+    started=${20} ignored=${31} launching=STARTUP_LAUNCHING_$$_${20}
     if [ "$5" -eq 0 ] || [ "$3" != "$6" ]; then return 0; fi
     trap - $job_control && job_control= # the terminal's own
     case $4,$group in "$$",*) terminal=leader && trap on_child CHLD ;; *,false) terminal=shared ;; esac
@@ -474,8 +475,7 @@ tell_health() {
 }
 answer() { trap '' PIPE && printf '%s\n' "$2" 2>/dev/null; exit "$1"; } # whether it can be written or not
 
-# usage: tell FILE TEXT; for the health verb and for people
-tell() {
+tell() { # usage: tell FILE TEXT; for the health verb and for people
     if [ -L "$state/$1" ] || [ -p "$state/$1" ]; then return 0; fi
     { printf '%s\n' "$2" >"$state/$1"; } 2>/dev/null || :
 }
@@ -487,7 +487,7 @@ signals="$signals 52 53 54 55 56 57 58 59 60 61 62 63 64"
 job_control='20 21 22' state=/dev/null here=. group=false whole='' terminal='' closed='' no_events='' ignored=0 uid=0 started=0
 no_command='no command was given: an image that sets ENTRYPOINT loses the CMD of its base image and must repeat it'
 case $0 in */*) here=${0%/*} ;; esac
-packages=$here python3=python3 probe='env --default-signal=INT,QUIT'
+packages=$here python3=python3 launching=STARTUP_LAUNCHING probe='env --default-signal=INT,QUIT'
 # What shells set for themselves, change, or drop as no names of theirs; and, as env(1) drops it, what they add.
 shells='BASH.*|COLUMNS|E?UID|FUNCNEST|GROUPS|IFS|LINENO|LINES|OLDPWD|OPT(IND|ARG|ERR)|P?PID|POSIXLY_CORRECT|PS[0-4]'
 shells="$shells|PWD|RANDOM|SECONDS|SHELLOPTS|SHLVL|SRANDOM|DIRSTACK|EPOCH.*|HIST.*|PIPESTATUS|TMOUT|_"

@@ -204,6 +204,20 @@ def test_a_closed_standard_stream_stays_closed(
     assert out.read_text() == alone.read_text()
 
 
+def test_where_stderr_alone_is_closed_no_file_takes_its_place(
+    entrypoint: Entrypoint, launcher: Mapping[str, str]
+) -> None:
+    """bash leaves its script open there."""
+    done = entrypoint.run(
+        *("sh", "-c", "[ -e /proc/$$/fd/2 ] || echo closed"),
+        env=launcher,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        preexec_fn=lambda: os.close(2),
+    )
+    assert (done.returncode, done.stdout) == (0, "closed\n")
+
+
 def test_a_closed_stdin_ends_a_reader_as_it_does_alone(entrypoint: Entrypoint) -> None:
     done = entrypoint.run("cat", preexec_fn=lambda: os.close(0))
     assert done.returncode == 1
