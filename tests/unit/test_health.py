@@ -52,6 +52,14 @@ def test_startup_health_is_the_script_beside_it_and_starts_no_second_python(inst
     assert (done.returncode, done.stdout, done.stderr) == (1, f"{expected} startup health web\n", "")
 
 
+@pytest.mark.parametrize("given", [{}, {"LC_CTYPE": "POSIX"}], ids=["none", "its own"])
+def test_the_program_hands_on_no_locale_that_python_has_made_up(installed: Path, given: dict[str, str]) -> None:
+    """PEP 538: LC_CTYPE, which a task would see."""
+    script(installed).write_text('#!/bin/sh\necho "${LC_CTYPE-none}"\n')
+    done = run(installed / "python", installed / "startup", "health", **given)
+    assert done.stdout == f"{given.get('LC_CTYPE', 'none')}\n"
+
+
 def test_python_m_startup_health_is_the_script_beside_python(installed: Path) -> None:
     expected = script(installed)
     assert as_module(installed).stdout == f"{expected} startup health \n"
