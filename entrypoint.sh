@@ -22,7 +22,7 @@ main() {
 
 # ------------------------------------------------------------------------------------------------ the flow
 run_pre_start() {
-    has_tasks pre_start "${STARTUP_PRE_START:-none}" || return 0
+    has_tasks pre_start "${STARTUP_PRE_START:-none}" && [ -n "$has_tasks" ] || return 0
     tell phase 'running the pre_start tasks'
     run_module pre_start
     [ -n "$stop_signals" ] || [ "$module_code" -eq 0 ] || fail "$module_code" 'the app was not started'
@@ -56,10 +56,8 @@ ping_then_run_tasks() {
 }
 
 wait_for_the_app() {
-    if [ -n "$no_events" ]; then
-        until_dead "$app"
-        trap_signals '' # nothing is left to pass one on to, and it could cost bash the exit code
-    fi
+    # Then nothing is left to pass one on to, and it could cost bash the exit code.
+    [ -z "$no_events" ] || { until_dead "$app"; trap_signals ''; }
     wait_for "$app"
     code=$? app=''
     [ -z "$no_events" ] || trap_signals
@@ -67,7 +65,8 @@ wait_for_the_app() {
 
 finish() {
     [ -z "$timer" ] || kill -TERM "$timer" 2>/dev/null
-    if [ -n "$stop_signals" ] && has_tasks post_stop "${STARTUP_POST_STOP:-none}"; then run_module post_stop; fi
+    has_tasks post_stop "${STARTUP_POST_STOP:-none}"
+    case $stop_signals,$has_tasks in ?*,?*) run_module post_stop ;; esac
     end_leftovers
     in_words "$code"
     ended="the app ended$how with $words"
@@ -84,7 +83,7 @@ finish() {
 # usage: run_module PHASE; the exit code of a *_start one is left in $module_code
 run_module() {
     phase=$1
-    module _phase "$1" --state "$state" --app "$app" </dev/null >&2 &
+    module _phase "$1" --state "$state" --app "$app" --shell "$$" </dev/null >&2 &
     helper=$!
     case $1,$stop_signals in *_start,?*) end_helper ;; esac
     wait_for "$helper"
@@ -97,7 +96,7 @@ prove() {
     proof='' doing=starting
     read -r proof 2>/dev/null <"$state/proof"
     case $proof,$module_code,$state in "$1",* | *,12[679],* | *,1[3-6]?,* | *,/dev/null) return 0 ;; esac
-    [ -e "$state/log" ] || case $module_code in 1) module_code=127 && return 0 ;; 70) return 0 ;; esac # it never began
+    [ -e "$state/log" ] || case $module_code in 70) return 0 ;; *) module_code=127 && return 0 ;; esac # it never began
     read -r doing 2>/dev/null <"$state/phase"
     tell reason "the startup module was ended with exit code $module_code by a task (os._exit, exec), while ${doing%,}"
     module_code=70
@@ -113,6 +112,7 @@ module() {
 run_verb() {
     case ${1:-},$# in health,1) tell_health ;; esac # also where Python is broken
     find_python
+    look_at_environ "$python"
     module "$@"
 }
 
@@ -126,11 +126,12 @@ find_python() {
         refuse "STARTUP_PYTHON is '${STARTUP_PYTHON:-}': '$python' is not there; set it to a Python 3.10 or newer"
 }
 
-# usage: has_tasks PHASE LIST; the module leaves a mark for what it alone knows (dotenv files).
+# usage: has_tasks PHASE LIST; empty or not is $has_tasks. The module leaves a mark for what it alone knows (dotenv files).
 has_tasks() {
-    if [ "$2" != none ] || [ -e "$state/$1" ]; then return 0; fi
-    for file in "${STARTUP_HOOKS_DIR:-/etc/startup/hooks}/$1.d"/*; do [ ! -e "$file" ] || return 0; done
-    return 1
+    has_tasks=''
+    for file in "$state/$1"* "${STARTUP_HOOKS_DIR:-/etc/startup/hooks}/$1.d"/*; do # one that is not there keeps its asterisk
+        case $2,$file in none,*'*') ;; *) has_tasks=1 ;; esac
+    done
 }
 
 # A background child of a shell has SIGINT and SIGQUIT ignored, and shells change the environment: GNU env mends both in
@@ -138,19 +139,16 @@ has_tasks() {
 choose_launcher() {
     launcher=python
     case $terminal,$group,$1 in *leader*,* | *,true,* | *=*) return 0 ;; esac
-    shells='BASH.*|COLUMNS|E?UID|FUNCNEST|GROUPS|IFS|LINENO|LINES|OLDPWD|OPT(IND|ARG|ERR)|P?PID|POSIXLY_CORRECT|PS[0-4]'
-    shells="$shells|PWD|RANDOM|SECONDS|SHELLOPTS|SHLVL|SRANDOM|DIRSTACK|EPOCH.*|HIST.*|PIPESTATUS|TMOUT|_"
-    shells="^(($shells)=|[^=]*[^A-Z0-9_=]|[^A-Z_])"
     odd=$($probe LC_ALL=C grep -czE "$shells" "/proc/$$/environ" 2>/dev/null)
     [ "$odd" != 0 ] || launcher='env'
 }
 
-# STARTUP_LAUNCHING is no variable: until_executed knows the launcher by it.
+# The word $launching is no variable: until_executed knows the launcher by it, and nobody else writes it.
 launch() {
-    options='-u STARTUP_LAUNCHING -u STARTUP_DATABASE_URL -u PWD -u OLDPWD -u SHLVL -u _'
+    options="-u $launching -u STARTUP_DATABASE_URL $added"
     [ $((ignored & 2)) -ne 0 ] || options="$options --default-signal=INT,QUIT"
     [ "$launcher" != env ] || by_env "$options" "$@"
-    set -- STARTUP_LAUNCHING "$$" "$ignored" "$terminal" "$group" "$@"
+    set -- "$launching" "$$" "$ignored" "$terminal" "$group" "$@"
     case $python in */*) lib=${python%/*}/../lib ;; *) lib=/nonexistent ;; esac
     for dir in "$packages" "$lib"/python3*/site-packages; do [ ! -f "$dir/startup/launch.py" ] || break; done
     [ ! -f "$dir/startup/launch.py" ] || by_python -S "$dir/startup/launch.py" "$@" # it starts in half the time
@@ -159,32 +157,31 @@ launch() {
 
 # usage: by_env OPTIONS COMMAND ...; this and by_python() are the bundle's own in release/bundle.sh
 by_env() { options=$1 && shift && exec env $options "$@"; }
-by_python() { exec "$python" -I "$@"; }
+by_python() { eval "exec $through $given \"\$python\" -I \"\$@\""; }
 
 # An app that cannot be started is told before anything is done for it.
 find_app() {
     found=127 where='' path=/
     case $1 in */*) [ ! -e "$1" ] || found=126 ;; *) path=${PATH-/bin:/usr/bin} where=" in PATH, which is ${PATH-unset}" ;; esac
-    ifs=$IFS IFS=: path=$path: # an empty last element counts, as in execvp(3)
+    ifs=$IFS IFS=: path=$path: && set -f # an empty last element counts, as in execvp(3)
     for dir in $path; do
         case $1 in */*) file=$1 ;; *) file=${dir:-.}/$1 ;; esac
         [ "$found" -eq 0 ] || [ ! -f "$file" ] || found=126
         [ "$found" -ne 126 ] || [ ! -f "$file" ] || [ ! -x "$file" ] || found=0
     done
-    IFS=$ifs
+    IFS=$ifs && set +f
     [ "$found" -ne 127 ] || conclude 127 "the app was not found: there is no '$1'$where (exit code 127)" error
     [ "$found" -eq 0 ] || conclude 126 "the app cannot be executed: '$1' is not an executable file$where (exit code 126)" error
 }
 
 # --------------------------------------------------------------------------------------- signals, waiting, ending
-# usage: trap_signals [ACTION]; on_signal by default
-trap_signals() {
+trap_signals() { # usage: trap_signals [ACTION]; on_signal by default
     for signal in $signals $job_control; do trap "${1-on_signal $signal}" "$signal"; done # the number is meant now
 }
 
 on_signal() {
     case $reading,$1 in
-    ?*,*) pending="$pending $1" && echo >&"$events" ;;
+    ?*,*) pending="$pending $1"; echo >&"$events" ;;
     ,2 | ,3 | ,15) on_stop_signal "$1" ;;
     *) to_app "$1" ;;
     esac
@@ -194,7 +191,7 @@ on_signal() {
 # in dash and busybox a test is false when another trap comes between it and what depends on it.
 on_stop_signal() {
     case $terminal,$1,$app in shared,[23],?*) return 0 ;; esac # Ctrl-C: the terminal sends it to the app as well
-    case $passed_on in ?*) to_app "$1"; return 0 ;; esac
+    case $passed_on,$app in ?*,?*) to_app "$1"; return 0 ;; esac
     stop_signals="$stop_signals $1"
     case $helper in ?*) end_helper ;; esac
     case $stage in waiting) stop_app ;; esac
@@ -204,8 +201,9 @@ on_stop_signal() {
 # them for our own sake, as to take the ready mark away: at the pids limit that would end us.
 stop_app() {
     case $stopping,$app in 1,* | *,) return 0 ;; esac
-    stopping=1 && tell phase stopping
-    if has_tasks pre_stop "${STARTUP_PRE_STOP:-none}"; then run_module pre_stop; fi
+    stopping=1; tell phase stopping
+    has_tasks pre_stop "${STARTUP_PRE_STOP:-none}"
+    case $has_tasks in ?*) run_module pre_stop ;; esac
     passed_on=1 how=" (after signal$stop_signals was passed on)"
     for signal in $stop_signals; do to_app "$signal"; done
 }
@@ -217,14 +215,14 @@ to_app() {
     case $terminal,$1 in leader,15) kill -CONT "-$app" 2>/dev/null ;; esac # Ctrl-Z may have stopped it, and its children
 }
 
-# usage: until_executed PID; until it is no copy of this shell, and no launcher, any more
-until_executed() {
+until_executed() { # usage: until_executed PID; until it is no copy of this shell, and no launcher, any more
     own_command='' nameless=0 # an app may have emptied its own command line; within execve(2) it is empty for a moment
     read -r own_command 2>/dev/null <"/proc/$$/cmdline"
-    while [ "$nameless" -lt 50 ] && [ -e "/proc/$1/exe" ]; do
-        command=
+    while :; do
+        command='' stat=''
         read -r command 2>/dev/null <"/proc/$1/cmdline"
-        case $command in '') nameless=$((nameless + 1)) ;; "$own_command" | *STARTUP_LAUNCHING*) ;; *) return ;; esac
+        case $command in '') read -r stat 2>/dev/null <"/proc/$1/stat" ;; "$own_command" | *"$launching"*) ;; *) return ;; esac
+        case $command,${stat##*) },$nameless in ,[!RSDTt]* | ,*,50) return ;; ,*) nameless=$((nameless + 1)) ;; esac
         sleep 0.01
     done
 }
@@ -257,11 +255,11 @@ until_dead() {
 
 # usage: wait_for PID; returns its exit code. A trapped signal makes wait(1) return early, with 128 and more.
 wait_for() {
-    [ -z "$no_events" ] || until_dead "$1"
+    case $no_events in ?*) until_dead "$1" ;; esac
     while :; do
         wait "$1" 2>/dev/null # dash would print "Terminated"
         set -- "$1" "$?"      # not in a variable: a trap may come in between, and wait too
-        if [ "$2" -le 127 ]; then return "$2"; fi
+        case $2 in ? | ?? | 1[01]? | 12[0-7]) return "$2" ;; esac
         if ! kill -0 "$1" 2>/dev/null && [ ! -d "/proc/$1" ]; then break; fi
     done
     wait "$1" 2>/dev/null # its own, if that was another one's
@@ -270,8 +268,7 @@ wait_for() {
     return "$2"
 }
 
-# TERM, and KILL after STARTUP_STOP_TIMEOUT seconds: for an app whose startup failed.
-end_app() {
+end_app() { # TERM, and KILL after STARTUP_STOP_TIMEOUT seconds: for an app whose startup failed.
     tell phase "failed: $(reason)"
     passed_on=1
     to_app 15
@@ -292,8 +289,7 @@ end_leftovers() {
     for _ in 1 2 3 4 5 6 7 8 9; do kill -0 -1 2>/dev/null || return 0; sleep 0.1 & wait "$!"; done
 }
 
-# usage: fail CODE WHAT_BECAME_OF_THE_APP
-fail() {
+fail() { # usage: fail CODE WHAT_BECAME_OF_THE_APP
     no_module="'$python' (STARTUP_PYTHON) could not run the module: it must be a Python from 3.10 on that has startup-tasks"
     case $1 in
     69 | 70 | 75 | 78 | 124) conclude "$1" "$(reason); $2 (exit code $1)" error ;;
@@ -326,15 +322,13 @@ on_exit() {
     exit "$code"
 }
 
-# usage: reason [SEPARATOR]; what the module wrote down of why it ended
-reason() {
+reason() { # usage: reason [SEPARATOR]; what the module wrote down of why it ended
     text='before the startup was done'
     if [ -e "$state/reason" ]; then read -r text <"$state/reason"; fi
     [ -z "$text" ] || printf '%s%s' "${1:-}" "$text"
 }
 
-# usage: in_words EXIT_CODE; leaves them in $words: bash may trip over a signal that comes within $(...)
-in_words() {
+in_words() { # usage: in_words EXIT_CODE; leaves them in $words: bash may trip over a signal that comes within $(...)
     words="exit code $1"
     case $1 in
     137) words="$words (SIGKILL: out of memory, or kill -9)" ;;
@@ -357,9 +351,8 @@ say() {
             "$now" "$1" "$(json_text "$2")" "$(json_text "$node")" '"event.dataset": "startup"' \
             "${phase:+, \"startup.phase\": \"$phase\"}" "${3:+, \"process.exit_code\": $3}" >&2
     else
-        colour='' prefix=startup:
-        case $1 in error) colour=31 ;; warning) colour=33 ;; esac
-        [ "$1" = info ] || prefix="startup: $1:"
+        colour='' prefix="startup: $1:"
+        case $1 in error) colour=31 ;; warning) colour=33 ;; info) prefix=startup: ;; esac
         [ -t 2 ] && [ -z "${NO_COLOR:-}" ] || colour=''
         printf "${colour:+\033[${colour}m}%s %s${colour:+\033[0m}\n" "$prefix" "$2" >&2
     fi
@@ -382,7 +375,7 @@ leave_the_flow_for_one_offs() {
     case $# in 0) make_state_dir && refuse "$no_command" ;; esac
     case ${STARTUP_ENABLED:-true} in
     true | 1 | yes | on) ;;
-    false | 0 | no | off) case $*,$# in 'startup health,2') printf 'disabled\n' && exit ;; *) exec_directly "$@" ;; esac ;;
+    false | 0 | no | off) case $*,$# in 'startup health,2') answer 0 disabled ;; *) exec_directly "$@" ;; esac ;;
     *) make_state_dir && refuse "STARTUP_ENABLED is '$STARTUP_ENABLED': it must be true, false, 1, 0, yes, no, on or off" ;;
     esac
     case ${1##*/},${2:-},$# in
@@ -393,22 +386,28 @@ leave_the_flow_for_one_offs() {
 }
 
 exec_directly() {
-    added='' && unset STARTUP_DATABASE_URL
-    for name in PWD OLDPWD SHLVL; do # what the shell has added
-        tr '\0' '\n' <"/proc/$$/environ" | grep -q "^$name=" || { unset "$name" && added=$name; }
-    done
-    case ${BASH_VERSION:+$added}$by_env,$1 in *=*) ;; SHLVL,*) by_env '-u SHLVL' "$@" ;; always,*) by_env '' "$@" ;; esac
-    exec "$@" # bash's brings SHLVL back
+    unset STARTUP_DATABASE_URL && look_at_environ "$1"
+    [ -z "$through" ] || eval "by_env '$added --' $given \"\$@\""
+    exec "$@"
+}
+
+# usage: look_at_environ COMMAND; how env(1) starts it with the environment that we were given, in $through and, for eval, $given
+look_at_environ() {
+    case $1,$(command -v env) in *=* | *,) return 0 ;; esac
+    given=$(LC_ALL=C grep -azE "$shells" "/proc/$$/environ" 2>/dev/null | tr '\0\n' '\n\001' |
+        LC_ALL=C sed "/^[^=]/!d; s/'/'\\\\''/g; s/.*/'&'/" | tr '\n\001' ' \n')
+    through="env $added --"
 }
 
 look_at_own_process() {
     [ -e "/proc/$$/fd/0" ] || [ ! -d "/proc/$$/fd" ] || closed='<&-'
-    true >&2 || { closed="$closed 2>&-" && exec 2>/dev/null; } # or others' output lands in a file that took its place
+    # Or others' output lands in a file that took its place, as bash's script does at once.
+    true >&2 && [ ! "/proc/$$/fd/2" -ef "$0" ] || { closed="$closed 2>&-" && exec 2>/dev/null; }
     case ${STARTUP_SIGNAL_GROUP:-false} in true | 1 | yes | on) group=true whole=- ;; esac
     [ -r "/proc/$$/stat" ] || return 0
     read -r stat <"/proc/$$/stat" # short, as dash reads byte by byte
     set -- ${stat##*) } # from the third field on: $3 process group, $4 session, $5 terminal, $6 its foreground group
-    started=${20} ignored=${31}
+    started=${20} ignored=${31} launching=STARTUP_LAUNCHING_$$_${20}
     if [ "$5" -eq 0 ] || [ "$3" != "$6" ]; then return 0; fi
     trap - $job_control && job_control= # the terminal's own
     case $4,$group in "$$",*) terminal=leader && trap on_child CHLD ;; *,false) terminal=shared ;; esac
@@ -416,6 +415,7 @@ look_at_own_process() {
 
 make_state_dir() {
     if [ -n "${STARTUP_STATE_DIR:-}" ]; then
+        ! is_live "$STARTUP_STATE_DIR" || refuse "STARTUP_STATE_DIR is '$STARTUP_STATE_DIR': another entrypoint runs that uses it"
         claim_state_dir "$STARTUP_STATE_DIR" && return
         refuse "STARTUP_STATE_DIR is '$STARTUP_STATE_DIR': it must be a directory that can be made and written, ours or root's"
     fi
@@ -437,15 +437,12 @@ claim_state_dir() {
             [ -n "${STARTUP_STATE_DIR:-}" ] || [ ! -O . ] || chmod go-w . || exit # with our name: it is ours alone
             exec rm -f pid phase ready failed result reason proof log pre_stop post_stop stop_timeout
         ) 2>/dev/null || return 1
-    elif ! mkdir -p -m 755 "$1" 2>/dev/null || ! is_trusted "$1"; then
-        return 1
-    fi
+    elif ! mkdir -p -m 755 "$1" 2>/dev/null || ! is_trusted "$1"; then return 1; fi
     { printf '%s %s\n' "$$" "$started" >"$1/pid"; } 2>/dev/null || return 1
     state=$1
 }
 
-# usage: is_trusted DIRECTORY; only we, root, and the user $uid may have made what is in it
-is_trusted() {
+is_trusted() { # usage: is_trusted DIRECTORY; only we, root, and the user $uid may have made what is in it
     [ ! -O "$1" ] || return 0
     set -- $(LC_ALL=C ls -ldn -- "$1" 2>/dev/null)
     case ${3:-} in 0 | "$uid") ;; *) return 1 ;; esac
@@ -472,14 +469,13 @@ tell_health() {
         [ ! -e "$state/ready" ] || code=0 # written after the phase, so read before it
         [ ! -e "$state/phase" ] || read -r phase <"$state/phase"
         case $phase in stopping | ended:*) code=1 ;; esac # the mark is taken away at the end
-        printf '%s\n' "${phase:-starting}"
-        exit "$code"
+        answer "$code" "${phase:-starting}"
     done
-    printf 'not running\n' && exit 1
+    answer 1 'not running'
 }
+answer() { trap '' PIPE && printf '%s\n' "$2" 2>/dev/null; exit "$1"; } # whether it can be written or not
 
-# usage: tell FILE TEXT; for the health verb and for people
-tell() {
+tell() { # usage: tell FILE TEXT; for the health verb and for people
     if [ -L "$state/$1" ] || [ -p "$state/$1" ]; then return 0; fi
     { printf '%s\n' "$2" >"$state/$1"; } 2>/dev/null || :
 }
@@ -491,7 +487,11 @@ signals="$signals 52 53 54 55 56 57 58 59 60 61 62 63 64"
 job_control='20 21 22' state=/dev/null here=. group=false whole='' terminal='' closed='' no_events='' ignored=0 uid=0 started=0
 no_command='no command was given: an image that sets ENTRYPOINT loses the CMD of its base image and must repeat it'
 case $0 in */*) here=${0%/*} ;; esac
-packages=$here python3=python3 by_env='' probe='env --default-signal=INT,QUIT'
+packages=$here python3=python3 launching=STARTUP_LAUNCHING probe='env --default-signal=INT,QUIT'
+# What shells set for themselves, change, or drop as no names of theirs; and, as env(1) drops it, what they add.
+shells='BASH.*|COLUMNS|E?UID|FUNCNEST|GROUPS|IFS|LINENO|LINES|OLDPWD|OPT(IND|ARG|ERR)|P?PID|POSIXLY_CORRECT|PS[0-4]'
+shells="$shells|PWD|RANDOM|SECONDS|SHELLOPTS|SHLVL|SRANDOM|DIRSTACK|EPOCH.*|HIST.*|PIPESTATUS|TMOUT|_"
+shells="^(($shells)=|[^=]*[^A-Z0-9_=]|[^A-Z_])" added='-u PWD -u OLDPWD -u SHLVL -u _' through='' given=''
 
 # Set in traps, too, or read there.
 app='' helper='' timer='' phase='' module_code=0 code=''

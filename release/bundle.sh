@@ -6,7 +6,7 @@ set -- :functions "$@"
 . "$bundle/lib/packages/entrypoint.sh"
 shift
 here=$bundle/bin packages=$bundle/lib/packages python3=$bundle/bin/python3
-by_env=always probe=env # GNU env is here, so that nothing is probed; env and grep are the shell's own
+probe='env' # GNU env is here, so that nothing is probed; env and grep are the shell's own
 
 # What the image sets for its own C library would end these programs (ld.so(8)). They run without it, and hand it on: name
 # by name, since a value may hold any lines.
@@ -28,7 +28,7 @@ by_python() {
         unset $loading
         ;;
     esac
-    exec "$python" -I "$@"
+    eval "exec $through $given \"\$python\" -I \"\$@\""
 }
 
 case ${0##*/} in startup) run_verb "$@" ;; *) main "$@" ;; esac

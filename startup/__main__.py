@@ -12,9 +12,12 @@ if __name__ == "__main__":
         text = f"STARTUP_PYTHON is {sys.executable}, a Python {version}: it must be 3.10 or newer"
         print(f"startup: error: {text}", file=sys.stderr)
         sys.exit(127 if sys.argv[1:2] == ["_phase"] else 78)  # to entrypoint.sh 127 means that the module never began
+    from startup import launch, roots
+
+    in_the_flow = sys.argv[-2:] == ["--shell", str(os.getppid())]
+    launch.undo_changes_since(sys.argv[-1] if in_the_flow else "self")
     for name in [name for name in os.environ if name.startswith("STARTUP_LD_")]:  # as release/bundle.sh has it
         os.environ[name.partition("_")[2]] = os.environ.pop(name)
-    from startup import roots
     from startup.process import proof
 
     roots.forget_the_images_openssl()

@@ -39,7 +39,7 @@ VERBS: Verbs = {
     "rollback": ("rollback", "take back the newest migrations", _COUNT),
 }
 #: entrypoint.sh's own.
-_PHASE = {"phase": {}, "--state": {"default": ""}, "--app": {"default": ""}}
+_PHASE = {"phase": {}, "--state": {"default": ""}, "--app": {"default": ""}, "--shell": {}}
 HIDDEN: Verbs = {"_phase": ("flow.phase", "one phase of the flow", _PHASE)}
 
 

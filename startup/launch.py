@@ -1,8 +1,8 @@
 """Execute the app as if no shell had been in between. Used where GNU env cannot do it.
 
-    python -I -S launch.py STARTUP_LAUNCHING SHELL_PID IGNORED TERMINAL GROUP COMMAND [ARGUMENT ...]
+    python -I -S launch.py LAUNCHING SHELL_PID IGNORED TERMINAL GROUP COMMAND [ARGUMENT ...]
 
-STARTUP_LAUNCHING tells the shell that the app is still to come. IGNORED is the mask of the signals up to 31 that were
+The word LAUNCHING tells the shell that the app is still to come. IGNORED is the mask of the signals up to 31 that were
 ignored before us (field 33 of proc_pid_stat(5)); the shell still ignores them and the real-time ones. All of these stay
 so, all others get their default. With TERMINAL `leader` the app becomes the
 terminal's foreground process group, so that Ctrl-C reaches it once; with GROUP `true` it gets a process group of its
@@ -12,14 +12,20 @@ and drop names such as `spring.datasource.url`.
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import signal
+    from typing import NoReturn
 else:
     import _signal as signal  # without signal's enums, whose import takes as long as all the rest of Python's start
+
+#: What shells set for themselves, and Python does (PEP 538).
+_ADDED = b"IFS LINENO OLDPWD OPTIND PPID PS1 PS2 PS4 PWD SHLVL _ LC_CTYPE".split()
+_NOT_THERE = (FileNotFoundError, NotADirectoryError)
 
 
 def of_process(pid: str, name: str) -> bytes:
@@ -31,14 +37,33 @@ def of_process(pid: str, name: str) -> bytes:
         return b""
 
 
+def given(process: str) -> dict[bytes, bytes]:
+    """The environment that *process* was started with; nothing where there is no /proc."""
+    pairs = (entry.partition(b"=") for entry in of_process(process, "environ").split(b"\0"))
+    return {name: value for name, equals, value in pairs if name and equals}
+
+
 def environment(shell: str) -> dict[bytes, bytes]:
     """The environment that the process *shell* was started with, without the tasks' own database address."""
-    pairs = (entry.partition(b"=") for entry in of_process(shell, "environ").split(b"\0") if entry)
-    found = {name: value for name, _, value in pairs} or dict(os.environb)
+    found = given(shell) or dict(os.environb)
     for name in [name for name in found if name.startswith(b"STARTUP_LD_")]:  # as release/bundle.sh has it: no /proc
         found[name.partition(b"_")[2]] = found.pop(name)
     found.pop(b"STARTUP_DATABASE_URL", None)
     return found
+
+
+def undo_changes_since(process: str) -> None:
+    """Give this process, for the tasks, the environment of *process*, but for what a STARTUP_PYTHON that wraps one set.
+
+    A shell has changed its own variables, which are in lower case, and dropped what it takes for no name.
+    """
+    before, now = given(process), os.environb
+    for name in _ADDED:
+        if before and name not in before:
+            now.pop(name, None)
+    for name, value in before.items():
+        if name in _ADDED or name not in now or name != name.upper():
+            now[name] = value
 
 
 def take_the_terminal() -> None:
@@ -69,6 +94,23 @@ def restore_signals(ignored: int) -> None:
         signal.signal(number, signal.SIG_IGN if ignored >> (number - 1) & 1 else signal.SIG_DFL)
 
 
+def execute(command: list[bytes], environ: dict[bytes, bytes]) -> NoReturn:
+    """execvp(3), which Python's own differs from in that a script without `#!` is not given to sh.
+
+    :raises OSError: it cannot be executed; the first one but for "not there".
+    """
+    path = [b""] if b"/" in command[0] else environ.get(b"PATH", os.fsencode(os.defpath)).split(b":")
+    failures = []
+    for file in (os.path.join(directory, command[0]) for directory in path):
+        try:
+            os.execve(file, command, environ)
+        except OSError as error:
+            if error.errno == errno.ENOEXEC:
+                os.execve(b"/bin/sh", [b"/bin/sh", file, *command[1:]], environ)
+            failures.append(error)
+    raise next((error for error in failures if not isinstance(error, _NOT_THERE)), failures[0])
+
+
 def main() -> int:
     """Returns only when the app could not be executed: 127 where it was not found, 126 otherwise (POSIX XCU 2.8.2)."""
     _, shell, ignored, terminal, group, *command = sys.argv[1:]
@@ -79,10 +121,11 @@ def main() -> int:
         take_the_terminal()
     restore_signals(int(ignored) | ignored_in(of_process(shell, "status")))
     try:
-        os.execvpe(os.fsencode(command[0]), [os.fsencode(word) for word in command], environ)
+        execute([os.fsencode(word) for word in command], environ)
     except OSError as error:
-        print(f"startup: error: the app could not be executed: '{command[0]}': {error.strerror}", file=sys.stderr)
-        return 127 if isinstance(error, FileNotFoundError | NotADirectoryError) else 126
+        if sys.stderr is not None:  # else print() would take stdout, which is the app's
+            print(f"startup: error: the app could not be executed: '{command[0]}': {error.strerror}", file=sys.stderr)
+        return 127 if isinstance(error, _NOT_THERE) else 126
 
 
 if __name__ == "__main__":

@@ -72,7 +72,9 @@ def _start_phase(name: str, app: int, settings: Settings, state: State, interrup
         with interrupts.while_lives(app if name == "post_start" else 0):
             planner = Planner(settings)
             plan = planner.plan(name)
-            state.write("stop_timeout", f"{settings.stop_timeout:g}")
+            state.write(
+                "stop_timeout", f"{settings.stop_timeout:.9f}".rstrip("0").rstrip(".")
+            )  # no 1e-05: a shell reads it
             for stop_phase in STOP_PHASES:
                 if planner.plan(stop_phase).tasks:
                     state.write(stop_phase)

@@ -11,15 +11,21 @@ from pathlib import Path
 from startup.errors import StartupError
 from startup.process.interrupts import Interrupts
 
+#: The process that has asked the script: a script that executes us again would go on for ever.
+_ASKED = "_STARTUP_HEALTH_ASKED"
+
 
 def health(arguments: Namespace, interrupts: Interrupts) -> int:
     """One line, the phase; 0 when ready. Does not return."""
+    if os.environ.get(_ASKED) == str(os.getpid()):
+        raise StartupError("startup-entrypoint answers health; this one asks us in turn: it is of another release")
     beside_package = Path(__file__).parents[2] / "entrypoint.sh"  # in a checkout
     beside_python = Path(sys.executable).parent / "startup-entrypoint"
     for script in (beside_package, beside_python, shutil.which("startup-entrypoint")):
         if script and os.access(script, os.X_OK):
             # enabled, since it would execute us otherwise
-            os.execve(script, [str(script), "startup", "health"], {**os.environ, "STARTUP_ENABLED": "true"})
+            asked = {"STARTUP_ENABLED": "true", _ASKED: str(os.getpid())}
+            os.execve(script, [str(script), "startup", "health"], {**os.environ, **asked})
     raise StartupError(
         "health is answered by the shell script that the package comes with, which is not there as an executable file: "
         f"neither {beside_python} nor {beside_package}, nor a startup-entrypoint on PATH"

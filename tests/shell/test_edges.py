@@ -77,6 +77,18 @@ def test_health_of_a_disabled_entrypoint_is_good(entrypoint: Entrypoint) -> None
     assert own.stdout == "startup health\n"
 
 
+@pytest.mark.parametrize("to", [">/dev/full", ">&-", "| :"])
+@pytest.mark.parametrize("enabled", ["false", "true"])
+def test_health_that_cannot_be_written_ends_as_if_it_were(entrypoint: Entrypoint, to: str, enabled: str) -> None:
+    """Once it asked the module, which asked the script, and so on."""
+    answered = entrypoint.directory / "code"
+    sh = f'{{ "$@"; echo $? >{answered}; }} {to}'
+    words = entrypoint.words("startup", "health")
+    env = entrypoint.environment({"STARTUP_ENABLED": enabled})
+    subprocess.run(["sh", "-c", sh, "sh", *words], env=env, timeout=20, stdin=subprocess.DEVNULL)
+    assert answered.read_text() == ("0\n" if enabled == "false" else "1\n")
+
+
 def test_a_command_that_succeeds_before_the_tasks_is_told_of_in_calm_words(entrypoint: Entrypoint) -> None:
     """`docker run IMAGE flask shell`: nothing has failed."""
     env = {"STARTUP_TASKS": "seed@local", "STARTUP_TASK_SEED": "true", "STARTUP_PING": "auto"}

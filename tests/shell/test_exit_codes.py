@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
+import subprocess
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -172,6 +174,74 @@ def test_disabled_an_app_that_cannot_be_executed_ends_as_in_a_shell(entrypoint: 
     """Once 0 in dash and busybox, as if it had run."""
     for command, code in (("/no/such", 127), ("/etc", 126)):
         assert entrypoint.run(command, env={"STARTUP_ENABLED": "false"}).returncode == code
+
+
+@pytest.mark.parametrize("program", ["true", "ls", "env", "false"])
+def test_a_program_that_is_no_python_is_78_and_named(entrypoint: Entrypoint, program: str) -> None:
+    path = str(shutil.which(program))
+    for env, became in (({}, "the app was stopped"), ({"STARTUP_PRE_START": "seed"}, "the app was not started")):
+        done = entrypoint.run("sleep", "60", env={**env, "STARTUP_PYTHON": path})
+        assert done.returncode == 78, done.stderr
+        last = done.stderr.splitlines()[-1]
+        assert f"'{path}' (STARTUP_PYTHON) could not run the module" in last and became in last
+
+
+@pytest.mark.parametrize(
+    "env", [{}, {"odd.name": "x"}, {"STARTUP_ENABLED": "false"}], ids=["env", "python", "disabled"]
+)
+def test_a_script_without_an_interpreter_line_is_run_by_sh_as_execvp_does(
+    entrypoint: Entrypoint, env: dict[str, str]
+) -> None:
+    path = entrypoint.directory / "script"
+    path.write_text('echo "$0 $*"; exit 5\n')
+    path.chmod(0o755)
+    later = entrypoint.directory / "later"
+    later.mkdir()
+    (later / "script").symlink_to("/bin/true")
+    done = entrypoint.run("./script", "a", env=env)
+    assert (done.returncode, done.stdout) == (5, "./script a\n"), done.stderr
+    on_path = f"{entrypoint.directory}:{later}:{entrypoint.environ['PATH']}"
+    done = entrypoint.run("script", "b", env={**env, "PATH": on_path})
+    assert (done.returncode, done.stdout) == (5, f"{path} b\n"), done.stderr
+
+
+def test_why_the_app_could_not_be_executed_is_never_written_into_its_own_output(entrypoint: Entrypoint) -> None:
+    (entrypoint.directory / "broken").write_text("#!/no/such/interpreter\n")
+    (entrypoint.directory / "broken").chmod(0o755)
+    done = entrypoint.run("./broken", env={"odd.name": "x"}, stdout=subprocess.PIPE, preexec_fn=lambda: os.close(2))
+    assert (done.returncode, done.stdout) == (127, "")
+
+
+@pytest.mark.parametrize(("limit", "written"), [("0.00001", "0.00001"), ("1234567.5", "1234567.5"), ("10", "10")])
+def test_a_stop_timeout_is_handed_to_the_shell_in_plain_decimals(
+    entrypoint: Entrypoint, limit: str, written: str
+) -> None:
+    app = "trap '' TERM; while :; do sleep 0.05; done" if float(limit) < 1 else "exec sleep 60"
+    fails = {"STARTUP_TASKS": "break@local", "STARTUP_TASK_BREAK": "exit 3", "STARTUP_STOP_TIMEOUT": limit}
+    running = entrypoint.start("sh", "-c", app, env=fails)
+    running.wait_for(lambda: running.told("stop_timeout"))
+    assert running.told("stop_timeout") == written
+    assert running.wait(10) == 70
+
+
+def test_a_hook_that_is_a_dangling_link_is_noticed_before_the_app_is_started(entrypoint: Entrypoint) -> None:
+    entrypoint.hook("pre_start", "true")
+    hook = entrypoint.directory / "hooks" / "pre_start.d" / "10-hook.sh"
+    hook.unlink()
+    hook.symlink_to("/nowhere")
+    done = entrypoint.run("touch", "started")
+    assert done.returncode == 78 and "10-hook.sh" in done.stderr, done.stderr
+    assert not (entrypoint.directory / "started").exists()
+
+
+def test_an_asterisk_in_path_is_one(entrypoint: Entrypoint) -> None:
+    versions = entrypoint.directory / "versions"
+    for name in ("*", "16"):
+        (versions / name).mkdir(parents=True)
+        (versions / name / f"tool{name}").symlink_to("/bin/true")
+    path = f"{versions}/*:{entrypoint.environ['PATH']}"
+    assert "the app was not found" in entrypoint.run("tool16", env={"PATH": path}).stderr
+    assert entrypoint.run("tool*", env={"PATH": path}).returncode == 0
 
 
 def test_a_directory_is_no_python(entrypoint: Entrypoint) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -34,9 +35,17 @@ def test_it_has_500_lines_at_the_most_and_no_function_over_30() -> None:
     assert len(lines) <= 500
     start = 0
     for number, line in enumerate(lines):
-        if line.endswith("() {"):
+        if re.match(r"\w+\(\) [{(]", line):
             start = number
         assert line != "}" or number - start < 30, lines[start]
+
+
+def test_what_traps_run_asks_by_case_alone() -> None:
+    """In dash and busybox sh a test is whatever another trap leaves that comes between it and what depends on it."""
+    run = "on_signal on_stop_signal stop_app has_tasks to_app until_executed end_helper"
+    for name in run.split():
+        body = re.search(rf"^{name}\(\) {{(.*?)}}$", SCRIPT.read_text(), re.DOTALL | re.MULTILINE)
+        assert body and not re.search(r"\[ | if |&&|\|\|", body[1]), name
 
 
 def test_main_is_the_story() -> None:

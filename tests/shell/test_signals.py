@@ -290,6 +290,32 @@ def test_a_second_term_ends_a_pre_stop_that_hangs(entrypoint: Entrypoint, record
     assert running.wait(AT_ONCE) == 55
 
 
+@pytest.mark.parametrize("number", STOP)
+def test_a_further_stop_signal_ends_a_post_stop_that_hangs(
+    entrypoint: Entrypoint, recorder: Recorder, number: int
+) -> None:
+    env = {"STARTUP_HOOK_TIMEOUT": "0", "STARTUP_POST_STOP": "hold@local", "STARTUP_TASK_HOLD": ": >mark; sleep 60"}
+    running = entrypoint.start(*recorder.command, env=env)
+    running.wait_until_ready()
+    running.wait_for(lambda: recorder.up)
+    running.send(signal.SIGTERM)
+    running.wait_for((entrypoint.directory / "mark").exists)
+    running.send(number)
+    assert running.wait(AT_ONCE) == 55
+    assert recorder.got == [signal.SIGTERM]
+
+
+@pytest.mark.parametrize("odd", [{}, {"not.a.shells.name": "1"}], ids=["env", "python"])
+def test_an_app_gets_its_signals_whatever_words_it_was_given(entrypoint: Entrypoint, odd: dict[str, str]) -> None:
+    """The shell knows its own launcher, from which it holds signals back, by a word."""
+    app = "trap 'exit 5' TERM; : >up; while :; do sleep 0.05; done"
+    running = entrypoint.start("sh", "-c", app, "STARTUP_LAUNCHING", "1", env=odd)
+    running.wait_until_ready()
+    running.wait_for((entrypoint.directory / "up").exists)
+    running.send(signal.SIGTERM)
+    assert running.wait(AT_ONCE) == 5
+
+
 def test_a_stop_hook_that_ignores_term_is_killed_soon_after_its_time(
     entrypoint: Entrypoint, recorder: Recorder
 ) -> None:

@@ -62,10 +62,62 @@ def test_the_environment_is_the_same(entrypoint: Entrypoint, launcher: Mapping[s
     assert sorted(through) == sorted(["", *(f"{k}={v}" for k, v in entrypoint.environment(env).items())])
 
 
-def test_disabled_the_environment_is_the_same(entrypoint: Entrypoint) -> None:
-    env = {"STARTUP_ENABLED": "false", "EMPTY": "", "TZ": "ü"}
-    through = entrypoint.run(*ENVIRON, env=env).stdout.split("\0")
-    assert sorted(through) == sorted(["", *(f"{k}={v}" for k, v in entrypoint.environment(env).items())])
+#: What shells drop, change, or have variables of their own for.
+ODD = {
+    "spring.a": "it's \n'$HOME' `id` *",
+    "with-dash": "y",
+    "-u": "PATH",
+    "ü": "ü",
+    "EMPTY": "",
+    "TZ": "ü",
+    **dict.fromkeys(
+        ["app", "code", "state", "stage", "uid", "group", "name", "signals", "python", "given", "options"], "7"
+    ),
+    "IFS": "7",
+    "OPTIND": "7",
+    "SHLVL": "7",
+    "_": "7",
+    "PPID": "7",
+}
+
+
+def pairs(environ: Mapping[str, str]) -> list[str]:
+    return sorted(["", *(f"{name}={value}" for name, value in environ.items())])
+
+
+@pytest.mark.parametrize("odd", [{}, {"EMPTY": "", "TZ": "ü"}, ODD], ids=["plain", "values", "names"])
+def test_disabled_the_environment_is_the_same(entrypoint: Entrypoint, odd: Mapping[str, str]) -> None:
+    env = {**odd, "STARTUP_ENABLED": "false"}
+    through = entrypoint.run(*ENVIRON, env=env)
+    assert sorted(through.stdout.split("\0")) == pairs(entrypoint.environment(env)), through.stderr
+
+
+@pytest.mark.parametrize("odd", [{}, ODD], ids=["plain", "odd names"])
+@pytest.mark.parametrize("command", [("sleep", "60"), ("startup", "init"), ("startup", "run", "see@local")])
+def test_a_task_sees_the_environment_that_the_container_was_given(
+    entrypoint: Entrypoint, command: tuple[str, ...], odd: Mapping[str, str]
+) -> None:
+    """No shell is in between, and Python looks at what it was given, not at what it makes of that."""
+    hook = entrypoint.directory / "hooks" / "post_start.d" / "10-see.local.py"
+    hook.parent.mkdir()
+    hook.write_text(f"#!{sys.executable} -I\nimport shutil\nshutil.copy('/proc/self/environ', 'seen')\n")
+    hook.chmod(0o755)
+    (entrypoint.directory / "python.py").write_text(
+        "import os\ndef see(context):\n"
+        "    open('inside', 'wb').write(b'\\0'.join(n + b'=' + os.environb[n] for n in os.environb) + b'\\0')\n"
+    )
+    env = {**odd, "STARTUP_TASKS": "python:see@local", "STARTUP_DATABASE_URL": "sqlite:///own.db"}
+    if command[0] == "startup":
+        done = entrypoint.run(*command, env=env)
+        assert done.returncode == 0, done.stderr
+    else:
+        entrypoint.start(*command, env=env).wait_until_ready()
+    given = entrypoint.environment(env)
+    hooks = {"STARTUP_TASK": "see", "STARTUP_PHASE": "post_start", "STARTUP_ENV": "prod"}
+    seen = (entrypoint.directory / "seen").read_text().split("\0")
+    assert sorted(seen) == pairs({**given, **hooks, "DATABASE_URL": "sqlite:///own.db"})
+    if "run" not in command:
+        assert sorted((entrypoint.directory / "inside").read_text().split("\0")) == pairs(given)
 
 
 @pytest.mark.parametrize(
@@ -150,6 +202,20 @@ def test_a_closed_standard_stream_stays_closed(
     words = [sys.executable, "-I", "-S", "-c", code, str(alone)]
     subprocess.run(["sh", "-c", sh, "sh", *words], timeout=30)
     assert out.read_text() == alone.read_text()
+
+
+def test_where_stderr_alone_is_closed_no_file_takes_its_place(
+    entrypoint: Entrypoint, launcher: Mapping[str, str]
+) -> None:
+    """bash leaves its script open there."""
+    done = entrypoint.run(
+        *("sh", "-c", "[ -e /proc/$$/fd/2 ] || echo closed"),
+        env=launcher,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        preexec_fn=lambda: os.close(2),
+    )
+    assert (done.returncode, done.stdout) == (0, "closed\n")
 
 
 def test_a_closed_stdin_ends_a_reader_as_it_does_alone(entrypoint: Entrypoint) -> None:

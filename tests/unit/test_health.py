@@ -52,6 +52,14 @@ def test_startup_health_is_the_script_beside_it_and_starts_no_second_python(inst
     assert (done.returncode, done.stdout, done.stderr) == (1, f"{expected} startup health web\n", "")
 
 
+@pytest.mark.parametrize("given", [{}, {"LC_CTYPE": "POSIX"}], ids=["none", "its own"])
+def test_the_program_hands_on_no_locale_that_python_has_made_up(installed: Path, given: dict[str, str]) -> None:
+    """PEP 538: LC_CTYPE, which a task would see."""
+    script(installed).write_text('#!/bin/sh\necho "${LC_CTYPE-none}"\n')
+    done = run(installed / "python", installed / "startup", "health", **given)
+    assert done.stdout == f"{given.get('LC_CTYPE', 'none')}\n"
+
+
 def test_python_m_startup_health_is_the_script_beside_python(installed: Path) -> None:
     expected = script(installed)
     assert as_module(installed).stdout == f"{expected} startup health \n"
@@ -73,6 +81,13 @@ def test_python_m_startup_health_is_a_script_on_path_where_there_is_no_nearer_on
 def test_a_script_that_is_not_there_is_named(installed: Path) -> None:
     done = as_module(installed)
     assert done.returncode == 70 and f"{installed}/startup-entrypoint" in done.stderr, done.stderr
+
+
+def test_a_script_that_asks_back_is_told_so_and_not_asked_for_ever(installed: Path) -> None:
+    path = script(installed)
+    path.write_text(f"#!/bin/sh\nexec {installed}/python -I {installed.parent}/lib/startup health\n")
+    done = as_module(installed)
+    assert done.returncode == 70 and "asks us in turn" in done.stderr, done.stderr
 
 
 @pytest.mark.parametrize("enabled", ["false", "true"])
