@@ -47,6 +47,15 @@ def test_a_variable_of_several_lines_forges_no_other(docker: Docker, image: str)
     assert "\ntask /a\n/b none\n" in said
 
 
+def test_the_app_has_every_variable_whatever_its_name(docker: Docker, image: str) -> None:
+    """A shell loses the first of these, and our script has the others for its own."""
+    names = ("spring.datasource.url", "name", "bundle", "loading", "state", "python", "no_proxy")
+    options = ("--env=STARTUP_TASKS=none", "--env=STARTUP_PING=none", *(f"--env={name}=of the image" for name in names))
+    direct = docker.run(*options, "--hostname=same", "--entrypoint=env", image)
+    ours = docker.run(*options, "--hostname=same", image, "env")
+    assert sorted(ours.stdout.splitlines()) == sorted(direct.stdout.splitlines()), ours.stderr
+
+
 def test_what_the_image_preloads_into_every_program_is_not_for_ours(docker: Docker, image: str, tmp_path: Path) -> None:
     """Its newer library would end them, as with LD_PRELOAD."""
     (tmp_path / "preload").write_text("/not/there.so\n")
