@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import uuid
+from pathlib import Path
 
 from bench import image
 from bench.measure import Group, Series, Verdict, minus
@@ -25,28 +26,6 @@ FROM scratch AS dumb-init
 COPY --from=peers /usr/bin/dumb-init /
 FROM scratch AS dbmate
 COPY dbmate /
-"""
-#: Run by the bundle's Python in a container of that image: JSON, the seconds of each case from exec to the app's first
-#: byte. The image's own command is the app. Each case is waited for to its end, so that none disturbs the next.
-MEASURE = """
-import json, os, subprocess, sys, time
-app = ["/bin/dd", "if=/dev/zero", "bs=1", "count=1", "status=none"]
-cases = {CASES}
-env = {"PATH": os.environ["PATH"], "STARTUP_TASKS": "none", "STARTUP_PING": "none", "STARTUP_LOG_LEVEL": "error"}
-found = {name: [] for name in cases}
-names = list(cases)
-for number in range(-2, RUNS):
-    for name in names[number % len(names):] + names[:number % len(names)]:
-        time.sleep(0.05)
-        began = time.monotonic()
-        process = subprocess.Popen([*cases[name], *app], env=env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
-        assert os.read(process.stdout.fileno(), 1) == bytes(1)
-        took = time.monotonic() - began
-        assert process.wait() == 0
-        process.stdout.close()
-        if number >= 0:
-            found[name].append(took)
-print(json.dumps(found))
 """
 
 
@@ -95,11 +74,10 @@ def measure(bench: Bench) -> list[Group]:
 
 
 def _start(name: str, runs: int) -> dict[str, Series]:
-    cases = {DIRECT: [], OURS: ["/opt/startup/bin/startup-entrypoint"], "tini": ["tini", "-s", "--"]}
-    cases["dumb-init"] = ["dumb-init", "--"]
-    script = MEASURE.replace("{CASES}", repr(cases)).replace("RUNS", str(runs))
-    words = ["docker", "run", "--rm", "--interactive", "--entrypoint=/opt/startup/bin/python3", name, "-I", "-"]
-    done = subprocess.run(words, input=script, capture_output=True, text=True, check=False)
+    cases = (f"{DIRECT}=", f"{OURS}=/opt/startup/bin/startup-entrypoint", "tini=tini -s --", "dumb-init=dumb-init --")
+    python = ("--entrypoint=/opt/startup/bin/python3", name, "-I", "/src/bench/inside.py", str(runs))
+    words = ["docker", "run", "--rm", f"--volume={Path(__file__).parent}:/src/bench:ro", *python, *cases]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     return {name: Series(values, name == OURS) for name, values in json.loads(done.stdout).items()}
 

@@ -47,6 +47,15 @@ def test_a_variable_of_several_lines_forges_no_other(docker: Docker, image: str)
     assert "\ntask /a\n/b none\n" in said
 
 
+def test_the_app_has_every_variable_whatever_its_name(docker: Docker, image: str) -> None:
+    """A shell loses the first of these, and our script has the others for its own."""
+    names = ("spring.datasource.url", "name", "bundle", "loading", "state", "python", "no_proxy")
+    options = ("--env=STARTUP_TASKS=none", "--env=STARTUP_PING=none", *(f"--env={name}=of the image" for name in names))
+    direct = docker.run(*options, "--hostname=same", "--entrypoint=env", image)
+    ours = docker.run(*options, "--hostname=same", image, "env")
+    assert sorted(ours.stdout.splitlines()) == sorted(direct.stdout.splitlines()), ours.stderr
+
+
 def test_what_the_image_preloads_into_every_program_is_not_for_ours(docker: Docker, image: str, tmp_path: Path) -> None:
     """Its newer library would end them, as with LD_PRELOAD."""
     (tmp_path / "preload").write_text("/not/there.so\n")
@@ -144,12 +153,18 @@ def test_in_scratch_without_tmp_a_command_ping_answers_and_a_hooks_options_count
 
 
 def test_any_user_may_ask_for_its_health_from_a_read_only_root(docker: Docker, scratch: str) -> None:
-    settings = ("--read-only", "--user=99", "--env=STARTUP_PING=none", "--env=STARTUP_TASKS=none")
+    settings = (
+        "--read-only",
+        "--user=99",
+        "--env=STARTUP_PING=none",
+        "--env=STARTUP_TASKS=none",
+        "--env=STARTUP_SKIP_TASKS=strict",
+    )
     container = docker.start(*settings, scratch, SHELL, "-c", "sleep 60")
-    container.wait_for_log("the app answers")
+    wait_for(lambda: container.exec(VERB, "health", check=False).stdout == "ready\n", "ready")
     for user in ("0", "99", "1234"):
-        asked = ("exec", f"--user={user}", "--env=LD_PRELOAD=/not/there.so", container.name, VERB, "health")
-        wait_for(lambda asked=asked: docker(*asked, check=False).stdout == "ready\n", f"ready for {user}")  # type: ignore[misc]
+        asked = docker("exec", f"--user={user}", "--env=LD_PRELOAD=/not/there.so", container.name, VERB, "health")
+        assert asked.stdout == "ready\n", user
 
 
 def test_it_may_be_mounted_read_only_and_called_through_links(
