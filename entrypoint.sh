@@ -229,8 +229,8 @@ until_executed() { # usage: until_executed PID; until it is no copy of this shel
 
 # Ctrl-Z does nothing in a container without us, whose first process cannot be stopped. The app's child may see it later.
 on_child() {
-    read -r stat 2>/dev/null <"/proc/$app/stat" || return 0
-    case ${stat##*) } in T*) kill -CONT "-$app" && sleep 0.05 && kill -CONT "-$app" ;; esac
+    stat=''; read -r stat 2>/dev/null <"/proc/$app/stat"
+    case ${stat##*) } in T*) kill -CONT "-$app"; sleep 0.05; kill -CONT "-$app" ;; esac
 }
 
 # bash loses signals and exit codes that coincide in its wait(1). There it sits in read(1), on a pipe of its own into which
@@ -415,7 +415,7 @@ look_at_own_process() {
 
 make_state_dir() {
     if [ -n "${STARTUP_STATE_DIR:-}" ]; then
-        ! is_live "$STARTUP_STATE_DIR" || refuse "STARTUP_STATE_DIR is '$STARTUP_STATE_DIR': another entrypoint runs that uses it"
+        ! is_live "$STARTUP_STATE_DIR" || refuse "STARTUP_STATE_DIR is '$STARTUP_STATE_DIR': another entrypoint uses it; set another"
         claim_state_dir "$STARTUP_STATE_DIR" && return
         refuse "STARTUP_STATE_DIR is '$STARTUP_STATE_DIR': it must be a directory that can be made and written, ours or root's"
     fi

@@ -42,7 +42,7 @@ def test_it_has_500_lines_at_the_most_and_no_function_over_30() -> None:
 
 def test_what_traps_run_asks_by_case_alone() -> None:
     """In dash and busybox sh a test is whatever another trap leaves that comes between it and what depends on it."""
-    run = "on_signal on_stop_signal stop_app has_tasks to_app until_executed end_helper"
+    run = "on_signal on_stop_signal stop_app has_tasks to_app until_executed on_child end_helper"
     for name in run.split():
         body = re.search(rf"^{name}\(\) {{(.*?)}}$", SCRIPT.read_text(), re.DOTALL | re.MULTILINE)
         assert body and not re.search(r"\[ | if |&&|\|\|", body[1]), name

@@ -120,6 +120,16 @@ def test_a_task_sees_the_environment_that_the_container_was_given(
         assert sorted((entrypoint.directory / "inside").read_text().split("\0")) == pairs(given)
 
 
+def test_what_a_python_that_is_a_script_sets_reaches_its_tasks(entrypoint: Entrypoint) -> None:
+    python = entrypoint.directory / "python"
+    python.write_text(f'#!/bin/sh\nexport TOKEN=new ADDED=1\nexec {sys.executable} "$@"\n')
+    python.chmod(0o755)
+    env = {"STARTUP_PYTHON": str(python), "STARTUP_TASKS": "t@local", "TOKEN": "old", "stage": "prod"}
+    task = 'echo "$TOKEN $ADDED $stage" >seen'
+    entrypoint.start("sleep", "60", env={**env, "STARTUP_TASK_T": task}).wait_until_ready()
+    assert (entrypoint.directory / "seen").read_text() == "new 1 prod\n"
+
+
 @pytest.mark.parametrize(
     "name", ["PWD", "OLDPWD", "SHLVL", "_", "IFS", "PPID", "OPTIND", "PS1", "PS4", "LINENO", "COLUMNS", "UID"]
 )
