@@ -1,4 +1,7 @@
-"""12: the bundle in somebody else's image: what stands before the app's first instruction, and what it adds."""
+"""12: the bundle in somebody else's image: what stands before the app's first instruction, and what it adds.
+
+wait4x is left out: neither Debian nor PyPI has it.
+"""
 
 from __future__ import annotations
 
