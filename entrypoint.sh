@@ -415,7 +415,7 @@ look_at_own_process() {
 
 make_state_dir() {
     if [ -n "${STARTUP_STATE_DIR:-}" ]; then
-        ! is_live "$STARTUP_STATE_DIR" || refuse "STARTUP_STATE_DIR is '$STARTUP_STATE_DIR': another entrypoint uses it; set another"
+        ! is_live "$STARTUP_STATE_DIR" || refuse "STARTUP_STATE_DIR is '$STARTUP_STATE_DIR': another entrypoint's; set a free one"
         claim_state_dir "$STARTUP_STATE_DIR" && return
         refuse "STARTUP_STATE_DIR is '$STARTUP_STATE_DIR': it must be a directory that can be made and written, ours or root's"
     fi
