@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     import socket
     import ssl
     from collections.abc import Iterator, Mapping
+    from typing import Any
+
+    from startup.ping.sockets import Addresses
 
 #: Bytes of an HTTP answer, up to its status line, that are read before it is taken for something else.
 _HEAD_LIMIT = 1 << 16
@@ -28,7 +31,7 @@ _TAIL = 4096
 _SHOWN = 200
 #: Seconds between looks at a command where the kernel does not tell of its end (no pidfd: before Linux 5.3).
 _LOOK = 0.02
-#: Seconds until the sockets that listen are looked up again although their list has not changed.
+#: Seconds until what need not have changed is asked again: whose the sockets are that listen, a refused connection.
 _RECHECK = 2.0
 
 
@@ -84,6 +87,32 @@ class Unix(File):
         return Answer(True, "connection accepted")
 
 
+class _Refusal:
+    """A connection to loopback was refused. So is the next one, until somebody listens there.
+
+    To ask the kernel costs a third of a connection in vain. Every few seconds one is tried all the same: a firewall's
+    rule can lead it to another port.
+    """
+
+    def __init__(self) -> None:
+        self._addresses: Addresses = []
+        self._until = 0.0
+
+    def note(self, addresses: Addresses) -> None:
+        """Each of these refused just now."""
+        local = all(host == "::1" or host.startswith("127.") for _, (host, *_) in addresses)
+        try:
+            sockets.from_kernel()
+        except OSError:
+            local = False
+        self._addresses = addresses if local else []
+        self._until = time.monotonic() + _RECHECK
+
+    def stands(self) -> bool:
+        """Would they refuse again?"""
+        return bool(self._addresses) and time.monotonic() < self._until and sockets.nobody_listens(self._addresses)
+
+
 class Tcp(Ping):
     """``tcp://HOST:PORT``: the connection is accepted."""
 
@@ -93,6 +122,7 @@ class Tcp(Ping):
         super().__init__(name)
         self.host = host
         self.port = port
+        self._refusal = _Refusal()
 
     @classmethod
     def parse(cls, scheme: str, rest: str, environ: Mapping[str, str]) -> Ping:
@@ -109,8 +139,21 @@ class Tcp(Ping):
             return f"the app listens on {', '.join(sockets.urls(rows))}, so ping that"
         return super().advice(app)
 
+    def connect(self, attempt: Attempt) -> socket.socket:
+        """A connection to the first of the host's addresses that accepts."""
+        import errno
+
+        if self._refusal.stands():
+            raise OSError(errno.ECONNREFUSED, os.strerror(errno.ECONNREFUSED))
+        addresses = _resolve(self.host, self.port, attempt)
+        try:
+            return _connect(addresses, attempt)
+        except ConnectionRefusedError:
+            self._refusal.note(addresses)
+            raise
+
     def answer(self, attempt: Attempt) -> Answer:
-        with _connect(self.host, self.port, attempt):
+        with self.connect(attempt):
             return Answer(True, "connection accepted")
 
 
@@ -144,7 +187,7 @@ class Http(Tcp):
         return cls(scheme + authority + target, host, port, encoded, tls)
 
     def answer(self, attempt: Attempt) -> Answer:
-        with _connect(self.host, self.port, attempt) as plain:
+        with self.connect(attempt) as plain:
             if not self.tls:
                 return self._ask(plain, BlockingIOError, attempt)
             import ssl
@@ -257,19 +300,24 @@ class AutoPort(Auto):
     def __init__(self, port: int) -> None:
         super().__init__("auto")
         self.port = port
+        self._refusal = _Refusal()
 
     def answer(self, attempt: Attempt) -> Answer:
         import socket
 
         answer = Answer(False, f"nothing accepts on port {self.port} ($PORT)")
-        for family, host in ((socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")):
+        if self._refusal.stands():
+            return answer
+        addresses: Addresses = [(socket.AF_INET, ("127.0.0.1", self.port)), (socket.AF_INET6, ("::1", self.port))]
+        for family, address in addresses:
             try:
-                with _open(family, (host, self.port), attempt, attempt.limit / 2):
+                with _open(family, address, attempt, attempt.limit / 2):
                     return Answer(True, f"port {self.port} accepts")
             except TimeoutError:
                 answer = Answer(False, attempt.overdue())
             except OSError:
                 pass  # refused, or no IPv6 here
+        self._refusal.note(addresses)
         return answer
 
     def hint(self, app: App) -> str:
@@ -369,9 +417,8 @@ def _is_loopback(host: str) -> bool:
     return host == "::1" or host.startswith(("127.", "::ffff:127."))
 
 
-def _connect(host: str, port: int, attempt: Attempt) -> socket.socket:
-    """A connection to the first address of *host* that accepts. Each address has its share of the time."""
-    addresses = _resolve(host, port, attempt)
+def _connect(addresses: Addresses, attempt: Attempt) -> socket.socket:
+    """A connection to the first of the addresses that accepts. Each has its share of the time."""
     failure: OSError = TimeoutError()
     for tried, (family, address) in enumerate(addresses):
         try:
@@ -381,7 +428,7 @@ def _connect(host: str, port: int, attempt: Attempt) -> socket.socket:
     raise failure
 
 
-def _open(family: int, address: tuple[object, ...], attempt: Attempt, seconds: float) -> socket.socket:
+def _open(family: int, address: tuple[Any, ...], attempt: Attempt, seconds: float) -> socket.socket:
     """A connection in non-blocking mode; OSError when it is not accepted within *seconds*."""
     import errno
     import socket
@@ -404,7 +451,7 @@ def _open(family: int, address: tuple[object, ...], attempt: Attempt, seconds: f
         raise
 
 
-def _resolve(host: str, port: int, attempt: Attempt) -> list[tuple[int, tuple[object, ...]]]:
+def _resolve(host: str, port: int, attempt: Attempt) -> Addresses:
     """The addresses of *host*. A name is looked up in a thread: getaddrinfo(3) knows no time limit, nor our signals."""
     import socket
 
@@ -417,7 +464,7 @@ def _resolve(host: str, port: int, attempt: Attempt) -> list[tuple[int, tuple[ob
         pass
     import threading
 
-    found: list[tuple[int, tuple[object, ...]]] = []
+    found: Addresses = []
     problem: list[str] = []
     reader, writer = os.pipe()
 
@@ -442,7 +489,7 @@ def _resolve(host: str, port: int, attempt: Attempt) -> list[tuple[int, tuple[ob
     return found
 
 
-def _addresses(name: bytes, port: int, flags: int) -> list[tuple[int, tuple[object, ...]]]:
+def _addresses(name: bytes, port: int, flags: int) -> Addresses:
     import socket
 
     answers = socket.getaddrinfo(name, port, type=socket.SOCK_STREAM, flags=flags)

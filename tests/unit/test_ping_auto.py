@@ -147,11 +147,21 @@ def test_the_kernel_and_proc_tell_the_same() -> None:
             stack.enter_context(socket.create_server((host, 0), family=family))
         stack.enter_context(socket.create_server(("127.0.0.11", 0)))  # Docker's own DNS server's address
         mine = set(sockets._sockets(os.getpid()))
-        tables = sockets._from_kernel(), sockets._from_proc(None)
+        tables = sockets.from_kernel(), sockets._from_proc(None)
         kernel, proc = ({inode: row for inode, row in rows.items() if inode in mine} for rows in tables)
     assert kernel == proc
     hosts = [url.rpartition(":")[0] for url in sockets.urls(kernel)]
     assert hosts == ["tcp://127.0.0.1", "tcp://127.0.0.1", "tcp://[::1]"]
+
+
+def test_a_kernel_that_does_not_list_its_sockets_is_told_from_one_where_nobody_listens(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sockets, "_TCPDIAG_GETSOCK", 19)  # DCCP's: an empty list with an error, as without tcp_diag
+    with pytest.raises(OSError, match="does not list"):
+        sockets.from_kernel()
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        assert listener.getsockname()[1] in sockets.ports(sockets.listening())
 
 
 # What needs namespaces or another user

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from startup.ping import kinds
+from startup.ping import kinds, sockets
 from startup.ping import wait as ping
 from startup.ping.attempt import App, Attempt
 
@@ -345,6 +345,42 @@ def test_tcp_an_accepted_connection_answers() -> None:
 def test_a_refused_connection_is_told(value: str, free_port: int) -> None:
     answer = ask(value.format(free_port))
     assert (answer.ok, answer.text) == (False, "connection refused")
+
+
+@pytest.mark.parametrize("value", ["tcp://127.0.0.1:{}", "tcp://localhost:{}", "tcp://[::1]:{}", "auto"])
+@pytest.mark.parametrize("where", ["127.0.0.1", "0.0.0.0", "::1", "::"])
+def test_whoever_listens_after_a_refusal_is_seen_by_the_very_next_try(value: str, where: str, free_port: int) -> None:
+    one = kinds.parse(value.format(free_port), {"PORT": str(free_port)})
+    assert [one.try_once(None).ok for _ in range(3)] == [False] * 3
+    family = socket.AF_INET6 if ":" in where else socket.AF_INET
+    with socket.create_server((where, free_port), family=family, dualstack_ipv6=where == "::"):
+        reached = where == "::" or value == "auto" or "localhost" in value or ("[" in value) == (":" in where)
+        assert one.try_once(None).ok == reached
+    assert not one.try_once(None).ok
+
+
+@pytest.mark.parametrize("value", ["tcp://127.0.0.1:{}", "auto"])
+def test_where_the_kernel_does_not_tell_who_listens_each_try_is_a_connection(
+    value: str, free_port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sockets, "_TCPDIAG_GETSOCK", 19)  # DCCP's: the kernel finds nobody, as it does without tcp_diag
+    one = kinds.parse(value.format(free_port), {"PORT": str(free_port)})
+    assert not one.try_once(None).ok
+    with server(lambda connection: None, address=("127.0.0.1", free_port)):
+        assert one.try_once(None).ok
+
+
+@pytest.mark.parametrize("value", ["tcp://127.0.0.1:{}", "auto"])
+def test_what_a_firewall_leads_elsewhere_is_found_although_nobody_listens_there(
+    value: str, free_port: int, monkeypatch: pytest.MonkeyPatch, wait_until: Callable[..., object]
+) -> None:
+    monkeypatch.setattr(kinds, "_RECHECK", 0.2)
+    monkeypatch.setattr(sockets, "nobody_listens", lambda addresses: True)  # there is somebody only behind the rule
+    one = kinds.parse(value.format(free_port), {"PORT": str(free_port)})
+    assert not one.try_once(None).ok
+    with server(lambda connection: None, address=("127.0.0.1", free_port)):
+        assert not one.try_once(None).ok
+        wait_until(lambda: one.try_once(None).ok)
 
 
 def test_tcp_a_listener_whose_queue_is_full_is_cut_at_the_limit() -> None:
