@@ -73,6 +73,17 @@ class App:
             self._gone = _ended(self.pid) if self._pidfd is None else bool(self._poll.poll(0))
         return self._gone
 
+    def rest(self, seconds: float) -> None:
+        """A pause.
+
+        :raises AppEnded: as soon as the app ends.
+        """
+        if self._pidfd is None:
+            self.wait({}, seconds)
+        elif self._poll.poll(seconds * 1000):
+            self._gone = True
+            raise AppEnded
+
     def wait(self, wanted: dict[int, int], seconds: float) -> set[int]:
         """The descriptors among *wanted* (descriptor: poll events) that are ready; none after *seconds*.
 
@@ -154,6 +165,10 @@ class Ping:
         :raises AppEnded: the app ended meanwhile.
         """
         raise NotImplementedError
+
+    def unchanged(self, app: App) -> bool:
+        """Would a try come to the same as the last one? For less than a try costs; False where that cannot be told."""
+        return False
 
     def hint(self, app: App) -> str:
         """What a person could do when nothing has answered for a while; empty: nothing to say."""

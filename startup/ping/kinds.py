@@ -88,29 +88,29 @@ class Unix(File):
 
 
 class _Refusal:
-    """A connection to loopback was refused. So is the next one, until somebody listens there.
+    """Connections to loopback were refused. So are the next ones, until somebody listens there.
 
     To ask the kernel costs a third of a connection in vain. Every few seconds one is tried all the same: a firewall's
     rule can lead it to another port.
     """
 
     def __init__(self) -> None:
-        self._addresses: Addresses = []
+        self._doors: sockets.Doors | None = None
         self._until = 0.0
 
     def note(self, addresses: Addresses) -> None:
         """Each of these refused just now."""
-        local = all(host == "::1" or host.startswith("127.") for _, (host, *_) in addresses)
-        try:
-            sockets.from_kernel()
-        except OSError:
-            local = False
-        self._addresses = addresses if local else []
-        self._until = time.monotonic() + _RECHECK
+        self._doors = None
+        if all(host == "::1" or host.startswith("127.") for _, (host, *_) in addresses):
+            try:
+                self._doors = sockets.Doors(addresses)
+            except OSError:
+                return
+            self._until = time.monotonic() + _RECHECK
 
     def stands(self) -> bool:
         """Would they refuse again?"""
-        return bool(self._addresses) and time.monotonic() < self._until and sockets.nobody_listens(self._addresses)
+        return self._doors is not None and time.monotonic() < self._until and self._doors.closed()
 
 
 class Tcp(Ping):
@@ -139,12 +139,11 @@ class Tcp(Ping):
             return f"the app listens on {', '.join(sockets.urls(rows))}, so ping that"
         return super().advice(app)
 
+    def unchanged(self, app: App) -> bool:
+        return self._refusal.stands()
+
     def connect(self, attempt: Attempt) -> socket.socket:
         """A connection to the first of the host's addresses that accepts."""
-        import errno
-
-        if self._refusal.stands():
-            raise OSError(errno.ECONNREFUSED, os.strerror(errno.ECONNREFUSED))
         addresses = _resolve(self.host, self.port, attempt)
         try:
             return _connect(addresses, attempt)
@@ -302,12 +301,13 @@ class AutoPort(Auto):
         self.port = port
         self._refusal = _Refusal()
 
+    def unchanged(self, app: App) -> bool:
+        return self._refusal.stands()
+
     def answer(self, attempt: Attempt) -> Answer:
         import socket
 
         answer = Answer(False, f"nothing accepts on port {self.port} ($PORT)")
-        if self._refusal.stands():
-            return answer
         addresses: Addresses = [(socket.AF_INET, ("127.0.0.1", self.port)), (socket.AF_INET6, ("::1", self.port))]
         for family, address in addresses:
             try:
@@ -338,18 +338,19 @@ class AutoListen(Auto):
     def __init__(self) -> None:
         super().__init__("auto")
         self._seen: sockets.Rows = {}
-        self._looked = -_RECHECK
+        self._until = 0.0
+
+    def unchanged(self, app: App) -> bool:
+        return time.monotonic() < self._until and sockets.listening(app.pid) == self._seen
 
     def answer(self, attempt: Attempt) -> Answer:
-        rows = sockets.listening(attempt.app.pid)
-        now = time.monotonic()
-        if rows and (rows != self._seen or now - self._looked >= _RECHECK):
-            self._seen, self._looked = rows, now
-            pid = attempt.app.pid
-            ports = sockets.ports(sockets.of_process(pid, rows) or sockets.of_app(pid, rows))
-            if ports:
-                word = "port" if len(ports) == 1 else "ports"
-                return Answer(True, f"listens on {word} {', '.join(map(str, ports))}")
+        pid = attempt.app.pid
+        self._seen = rows = sockets.listening(pid)
+        self._until = time.monotonic() + _RECHECK
+        ports = sockets.ports(sockets.of_process(pid, rows) or sockets.of_app(pid, rows))
+        if ports:
+            word = "port" if len(ports) == 1 else "ports"
+            return Answer(True, f"listens on {word} {', '.join(map(str, ports))}")
         return Answer(False, "it does not listen on a TCP port")
 
     def hint(self, app: App) -> str:

@@ -75,23 +75,30 @@ def from_kernel() -> Rows:
         kernel.close()
 
 
-def nobody_listens(addresses: Addresses) -> bool:
-    """Would a connection to each of these addresses of loopback be refused? The kernel looks them up as for one.
+class Doors:
+    """Addresses of loopback, asked again and again whether anybody listens at one of them.
 
-    Not to be asked where :func:`from_kernel` fails: there it finds nobody anywhere.
+    :raises OSError: the kernel does not tell; where it cannot, it finds nobody anywhere.
     """
-    import _socket
-    import struct
 
-    kernel = _ask(
-        b"".join(
+    def __init__(self, addresses: Addresses) -> None:
+        import _socket
+        import struct
+
+        from_kernel()
+        self._request = b"".join(
             _request(_ONE, family, _socket.inet_pton(family, host), port) for family, (host, port, *_) in addresses
         )
-    )
-    try:
-        return all(struct.unpack_from("=4xH10xi", kernel.recv(_READ)) == _NOBODY for _ in addresses)
-    finally:
-        kernel.close()
+        self._all = range(len(addresses))
+        self._error = struct.Struct("=4xH10xi").unpack_from
+
+    def closed(self) -> bool:
+        """Nobody listens. The kernel looks each address up as it does for a connection."""
+        kernel = _ask(self._request)
+        try:
+            return all(self._error(kernel.recv(_READ)) == _NOBODY for _ in self._all)
+        finally:
+            kernel.close()
 
 
 def _request(flags: int, family: int = 0, host: bytes = b"", port: int = 0) -> bytes:
@@ -198,7 +205,7 @@ def family(app: int) -> list[int]:
 def of_process(pid: int | None, rows: Rows) -> Rows:
     """Those *rows* that the process itself has open, as far as it can be seen: cheaper than :func:`of_app`."""
     try:
-        return {inode: rows[inode] for inode in _sockets(pid) if inode in rows} if pid is not None else {}
+        return {inode: rows[inode] for inode in _sockets(pid) if inode in rows} if rows and pid is not None else {}
     except OSError:
         return {}
 

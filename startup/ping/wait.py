@@ -20,7 +20,7 @@ ANSWERED, DIED, TIMED_OUT = "answered", "died", "timed out"
 #: Seconds of a boot during which pings come fast; afterwards the pause grows to STARTUP_PING_INTERVAL.
 _YOUNG = 10.0
 _GROWTH = 1.5
-#: The share of a core that this thread may take, and the seconds of it that it may take in advance.
+#: The share of a core that this thread's tries may take, and the seconds of it that they may take in advance.
 _SHARE, _ADVANCE = 0.04, 0.01
 #: Seconds: what answers within the first is not worth a line; after that a line may follow each second, and one does
 #: every ten.
@@ -64,7 +64,7 @@ def wait(
     """
     started = time.monotonic()
     answer, tries = Answer(False, "it was not asked yet"), 0
-    used, measured, used_at = 0.0, time.thread_time(), started
+    used, used_at = 0.0, started
     pause = min(ping.first_pause, interval or ping.first_pause)
     lines = _Lines(ping, started, report)
     with App(app) as watched:
@@ -76,20 +76,23 @@ def wait(
             if watched.ended():
                 return outcome(DIED)
             while True:
-                left = started + timeout - time.monotonic() if timeout else LIMIT
+                rest = pause
                 tries += 1
-                answer = ping.attempt(watched, max(0.1, min(LIMIT, left)))
-                if answer.ok:
-                    return outcome(ANSWERED)
+                if not ping.unchanged(watched):
+                    before = time.thread_time()
+                    left = started + timeout - time.monotonic() if timeout else LIMIT
+                    answer = ping.attempt(watched, max(0.1, min(LIMIT, left)))
+                    if answer.ok:
+                        return outcome(ANSWERED)
+                    now = time.monotonic()
+                    used = max(0.0, used - _SHARE * (now - used_at)) + time.thread_time() - before
+                    used_at = now
+                    rest = max(pause, (used - _ADVANCE) / _SHARE)
                 now = time.monotonic()
-                burnt = time.thread_time()
-                used = max(0.0, used - _SHARE * (now - used_at)) + burnt - measured
-                used_at, measured = now, burnt
                 if timeout and now - started >= timeout:
                     break
-                lines.failed(answer, watched)
-                rest = max(pause, (used - _ADVANCE) / _SHARE)
-                watched.wait({}, min(rest, started + timeout - now) if timeout else rest)
+                lines.failed(answer, watched, now)
+                watched.rest(min(rest, started + timeout - now) if timeout else rest)
                 longest = ping.fast_pause if now - started < _YOUNG or not interval else interval
                 pause = min(pause * _GROWTH, longest, interval or longest)
         except AppEnded:
@@ -113,9 +116,8 @@ class _Lines:
         self._state = ""
         self._hinted = False
 
-    def failed(self, answer: Answer, app: App) -> None:
+    def failed(self, answer: Answer, app: App, now: float) -> None:
         """The app did not answer once more."""
-        now = time.monotonic()
         waited = now - self._started
         if self._last is None:
             if waited < _QUIET:

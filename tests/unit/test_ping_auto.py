@@ -184,6 +184,7 @@ def container(code: str, *command: str) -> subprocess.CompletedProcess[str]:
 SETUP = """
 import fcntl, os, socket, struct, subprocess, time
 from startup.ping import kinds
+from startup.ping.attempt import App
 with socket.socket() as s: fcntl.ioctl(s, 0x8914, struct.pack("16sH14x", b"lo", 0x49))  # SIOCSIFFLAGS: up
 LISTEN = "import socket, time; s = socket.create_server(('127.0.0.1', 4000)); time.sleep(90)"
 def within(seconds, app):
@@ -225,10 +226,26 @@ print(one.try_once(app.pid).text)
 socket.send_fds(ours, [b"x"], [listener.fileno()])
 ours.recv(1)
 end = time.monotonic() + 10
-while not (answer := one.try_once(app.pid)).ok and time.monotonic() < end: time.sleep(0.02)
-print(answer.text)
+with App(app.pid) as watched:
+    while one.unchanged(watched) and time.monotonic() < end: time.sleep(0.02)
+print(one.try_once(app.pid).text)
 """)
     assert done.stdout == "it does not listen on a TCP port\nlistens on port 4000\n", done.stdout + done.stderr
+
+
+def test_auto_is_unchanged_until_the_list_of_sockets_is_another() -> None:
+    done = container("""
+app = subprocess.Popen(["sleep", "90"])
+one = kinds.parse("auto", {})
+with App(app.pid) as watched:
+    print(one.unchanged(watched), end=" ")
+    for port in (4000, 4001):
+        one.attempt(watched)
+        print(one.unchanged(watched), end=" ")
+        listener = socket.create_server(("127.0.0.1", port))
+        print(one.unchanged(watched), end=" ")
+""")
+    assert done.stdout == "False True False True False ", done.stdout + done.stderr
 
 
 def test_dockers_own_dns_server_is_no_answer_where_files_may_not_be_read() -> None:

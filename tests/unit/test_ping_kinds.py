@@ -349,14 +349,17 @@ def test_a_refused_connection_is_told(value: str, free_port: int) -> None:
 
 @pytest.mark.parametrize("value", ["tcp://127.0.0.1:{}", "tcp://localhost:{}", "tcp://[::1]:{}", "auto"])
 @pytest.mark.parametrize("where", ["127.0.0.1", "0.0.0.0", "::1", "::"])
-def test_whoever_listens_after_a_refusal_is_seen_by_the_very_next_try(value: str, where: str, free_port: int) -> None:
+def test_a_refusal_on_loopback_stands_until_somebody_listens_there(value: str, where: str, free_port: int) -> None:
     one = kinds.parse(value.format(free_port), {"PORT": str(free_port)})
-    assert [one.try_once(None).ok for _ in range(3)] == [False] * 3
+    reached = where == "::" or value == "auto" or "localhost" in value or ("[" in value) == (":" in where)
     family = socket.AF_INET6 if ":" in where else socket.AF_INET
-    with socket.create_server((where, free_port), family=family, dualstack_ipv6=where == "::"):
-        reached = where == "::" or value == "auto" or "localhost" in value or ("[" in value) == (":" in where)
-        assert one.try_once(None).ok == reached
-    assert not one.try_once(None).ok
+    with App(None) as app:
+        assert not one.unchanged(app)  # it was not asked yet
+        assert not one.attempt(app).ok and one.unchanged(app)
+        with socket.create_server((where, free_port), family=family, dualstack_ipv6=where == "::"):
+            assert one.unchanged(app) != reached
+            assert one.attempt(app).ok == reached
+        assert not one.attempt(app).ok and one.unchanged(app)
 
 
 @pytest.mark.parametrize("value", ["tcp://127.0.0.1:{}", "auto"])
@@ -365,22 +368,19 @@ def test_where_the_kernel_does_not_tell_who_listens_each_try_is_a_connection(
 ) -> None:
     monkeypatch.setattr(sockets, "_TCPDIAG_GETSOCK", 19)  # DCCP's: the kernel finds nobody, as it does without tcp_diag
     one = kinds.parse(value.format(free_port), {"PORT": str(free_port)})
-    assert not one.try_once(None).ok
-    with server(lambda connection: None, address=("127.0.0.1", free_port)):
-        assert one.try_once(None).ok
+    with App(None) as app:
+        assert not one.attempt(app).ok and not one.unchanged(app)
 
 
 @pytest.mark.parametrize("value", ["tcp://127.0.0.1:{}", "auto"])
-def test_what_a_firewall_leads_elsewhere_is_found_although_nobody_listens_there(
+def test_a_connection_is_tried_now_and_then_although_nobody_listens(
     value: str, free_port: int, monkeypatch: pytest.MonkeyPatch, wait_until: Callable[..., object]
 ) -> None:
-    monkeypatch.setattr(kinds, "_RECHECK", 0.2)
-    monkeypatch.setattr(sockets, "nobody_listens", lambda addresses: True)  # there is somebody only behind the rule
+    monkeypatch.setattr(kinds, "_RECHECK", 0.2)  # a firewall may lead it to where somebody does
     one = kinds.parse(value.format(free_port), {"PORT": str(free_port)})
-    assert not one.try_once(None).ok
-    with server(lambda connection: None, address=("127.0.0.1", free_port)):
-        assert not one.try_once(None).ok
-        wait_until(lambda: one.try_once(None).ok)
+    with App(None) as app:
+        assert not one.attempt(app).ok
+        wait_until(lambda: not one.unchanged(app))
 
 
 def test_tcp_a_listener_whose_queue_is_full_is_cut_at_the_limit() -> None:
