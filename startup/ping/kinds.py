@@ -1,6 +1,7 @@
 """The kinds of ping: a class for each, and its line in :data:`KINDS`, at the end.
 
-What only one kind needs is imported where it asks, so that the others do not pay for it.
+What only one kind needs is imported where it asks, so that the others do not pay for it; of sockets the part in C,
+since the rest of the module imports for longer than all else here.
 """
 
 from __future__ import annotations
@@ -8,13 +9,14 @@ from __future__ import annotations
 import os
 import select
 import time
+from contextlib import closing
 
 from startup.ping import sockets
 from startup.ping.attempt import Answer, App, Attempt, Ping
 
 TYPE_CHECKING = False  # as mypy knows it; typing itself is a costly import
 if TYPE_CHECKING:
-    import socket
+    import _socket
     import ssl
     from collections.abc import Iterator, Mapping
     from typing import Any
@@ -76,9 +78,9 @@ class Unix(File):
         return super().parse(scheme, rest, environ)
 
     def answer(self, attempt: Attempt) -> Answer:
-        import socket
+        import _socket
 
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+        with closing(_socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)) as connection:
             connection.setblocking(False)
             try:
                 connection.connect(self.path)
@@ -142,7 +144,7 @@ class Tcp(Ping):
     def unchanged(self, app: App) -> bool:
         return self._refusal.stands()
 
-    def connect(self, attempt: Attempt) -> socket.socket:
+    def connect(self, attempt: Attempt) -> _socket.socket:
         """A connection to the first of the host's addresses that accepts."""
         addresses = _resolve(self.host, self.port, attempt)
         try:
@@ -152,7 +154,7 @@ class Tcp(Ping):
             raise
 
     def answer(self, attempt: Attempt) -> Answer:
-        with self.connect(attempt):
+        with closing(self.connect(attempt)):
             return Answer(True, "connection accepted")
 
 
@@ -186,7 +188,7 @@ class Http(Tcp):
         return cls(scheme + authority + target, host, port, encoded, tls)
 
     def answer(self, attempt: Attempt) -> Answer:
-        with self.connect(attempt) as plain:
+        with closing(self.connect(attempt)) as plain:
             if not self.tls:
                 return self._ask(plain, BlockingIOError, attempt)
             import ssl
@@ -203,7 +205,8 @@ class Http(Tcp):
             except ssl.SSLError as error:
                 return Answer(False, f"no TLS connection: {(error.reason or str(error)).lower().replace('_', ' ')}")
 
-    def _encrypt(self, plain: socket.socket) -> ssl.SSLSocket:
+    def _encrypt(self, plain: _socket.socket) -> ssl.SSLSocket:
+        import socket
         import ssl
 
         from startup import roots
@@ -216,9 +219,11 @@ class Http(Tcp):
                 context.check_hostname = False
                 context.verify_mode = ssl.CERT_NONE
             self._contexts[local] = context
-        return self._contexts[local].wrap_socket(plain, server_hostname=self.host, do_handshake_on_connect=False)
+        outer = socket.socket(fileno=plain.detach())
+        outer.setblocking(False)
+        return self._contexts[local].wrap_socket(outer, server_hostname=self.host, do_handshake_on_connect=False)
 
-    def _ask(self, connection: socket.socket, empty: type[OSError], attempt: Attempt) -> Answer:
+    def _ask(self, connection: _socket.socket, empty: type[OSError], attempt: Attempt) -> Answer:
         connection.sendall(self._request)  # a fresh connection's buffer holds it whole
         pieces = _received(connection, empty, attempt)
         line = _status_line(pieces)
@@ -305,13 +310,13 @@ class AutoPort(Auto):
         return self._refusal.stands()
 
     def answer(self, attempt: Attempt) -> Answer:
-        import socket
+        import _socket
 
         answer = Answer(False, f"nothing accepts on port {self.port} ($PORT)")
-        addresses: Addresses = [(socket.AF_INET, ("127.0.0.1", self.port)), (socket.AF_INET6, ("::1", self.port))]
+        addresses: Addresses = [(_socket.AF_INET, ("127.0.0.1", self.port)), (_socket.AF_INET6, ("::1", self.port))]
         for family, address in addresses:
             try:
-                with _open(family, address, attempt, attempt.limit / 2):
+                with closing(_open(family, address, attempt, attempt.limit / 2)):
                     return Answer(True, f"port {self.port} accepts")
             except TimeoutError:
                 answer = Answer(False, attempt.overdue())
@@ -418,7 +423,7 @@ def _is_loopback(host: str) -> bool:
     return host == "::1" or host.startswith(("127.", "::ffff:127."))
 
 
-def _connect(addresses: Addresses, attempt: Attempt) -> socket.socket:
+def _connect(addresses: Addresses, attempt: Attempt) -> _socket.socket:
     """A connection to the first of the addresses that accepts. Each has its share of the time."""
     failure: OSError = TimeoutError()
     for tried, (family, address) in enumerate(addresses):
@@ -429,18 +434,18 @@ def _connect(addresses: Addresses, attempt: Attempt) -> socket.socket:
     raise failure
 
 
-def _open(family: int, address: tuple[Any, ...], attempt: Attempt, seconds: float) -> socket.socket:
+def _open(family: int, address: tuple[Any, ...], attempt: Attempt, seconds: float) -> _socket.socket:
     """A connection in non-blocking mode; OSError when it is not accepted within *seconds*."""
+    import _socket
     import errno
-    import socket
 
-    connection = socket.socket(family, socket.SOCK_STREAM)
+    connection = _socket.socket(family, _socket.SOCK_STREAM)
     try:
         connection.setblocking(False)
         code = connection.connect_ex(address)
         if code == errno.EINPROGRESS:
             attempt.wait(connection.fileno(), select.POLLOUT, seconds)
-            code = connection.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+            code = connection.getsockopt(_socket.SOL_SOCKET, _socket.SO_ERROR)
         if code == 0 and connection.getsockname()[1] == address[1]:
             # Nobody listens, and the kernel gave us the very port that we ask: TCP's simultaneous open, with ourselves.
             code = errno.ECONNREFUSED
@@ -454,14 +459,14 @@ def _open(family: int, address: tuple[Any, ...], attempt: Attempt, seconds: floa
 
 def _resolve(host: str, port: int, attempt: Attempt) -> Addresses:
     """The addresses of *host*. A name is looked up in a thread: getaddrinfo(3) knows no time limit, nor our signals."""
-    import socket
+    import _socket
 
     if host.lower() == "localhost":  # RFC 6761, 6.3: loopback without asking anybody; some images have no /etc/hosts
-        return [(socket.AF_INET6, ("::1", port)), (socket.AF_INET, ("127.0.0.1", port))]
+        return [(_socket.AF_INET6, ("::1", port)), (_socket.AF_INET, ("127.0.0.1", port))]
     name = host.encode("ascii")  # as str it would cost the import of the idna codec
     try:
-        return _addresses(name, port, socket.AI_NUMERICHOST)  # short forms (127.1) and scopes (fe80::1%eth0), too
-    except socket.gaierror:
+        return _addresses(name, port, _socket.AI_NUMERICHOST)  # short forms (127.1) and scopes (fe80::1%eth0), too
+    except _socket.gaierror:
         pass
     import threading
 
@@ -491,9 +496,9 @@ def _resolve(host: str, port: int, attempt: Attempt) -> Addresses:
 
 
 def _addresses(name: bytes, port: int, flags: int) -> Addresses:
-    import socket
+    import _socket
 
-    answers = socket.getaddrinfo(name, port, type=socket.SOCK_STREAM, flags=flags)
+    answers = _socket.getaddrinfo(name, port, type=_socket.SOCK_STREAM, flags=flags)
     return [(family, address) for family, _, _, _, address in answers]
 
 
@@ -509,7 +514,7 @@ def _shake_hands(connection: ssl.SSLSocket, attempt: Attempt) -> None:
             attempt.wait(connection.fileno(), select.POLLOUT)
 
 
-def _received(connection: socket.socket, empty: type[OSError], attempt: Attempt) -> Iterator[bytes]:
+def _received(connection: _socket.socket, empty: type[OSError], attempt: Attempt) -> Iterator[bytes]:
     """What arrives, piece by piece, until the other side closes. *empty* is raised when nothing has arrived yet."""
     while True:
         try:
@@ -541,7 +546,7 @@ def _status_line(pieces: Iterator[bytes]) -> bytes:
     return b""
 
 
-def _drain(connection: socket.socket, empty: type[OSError], attempt: Attempt) -> None:
+def _drain(connection: _socket.socket, empty: type[OSError], attempt: Attempt) -> None:
     """Read the rest of a short answer, so that closing does not break the server's connection and fill its log."""
     rest = Attempt(attempt.app, min(_REST_SECONDS, attempt.left()))
     size = 0

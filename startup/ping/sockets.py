@@ -116,7 +116,7 @@ def _request(flags: int, family: int = 0, host: bytes = b"", port: int = 0) -> b
 
 def _ask(request: bytes) -> _socket.socket:
     """What the kernel's answers are read from. It has answered when the request is sent: nothing is waited for."""
-    import _socket  # without socket's enums
+    import _socket
 
     kernel = _socket.socket(_socket.AF_NETLINK, _socket.SOCK_RAW | _socket.SOCK_NONBLOCK, _NETLINK_SOCK_DIAG)
     try:
@@ -155,11 +155,11 @@ def ports(rows: Rows) -> list[int]:
 
 def urls(rows: Rows) -> list[str]:
     """Each of *rows* as a ``tcp://`` address that this host can connect to."""
-    import socket
+    import _socket
 
     found = set()
     for packed, port in rows.values():
-        host = socket.inet_ntop(socket.AF_INET if len(packed) == 4 else socket.AF_INET6, packed)
+        host = _socket.inet_ntop(_AF_INET if len(packed) == 4 else _socket.AF_INET6, packed)
         host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
         found.add(f"tcp://[{host}]:{port}" if ":" in host else f"tcp://{host}:{port}")
     return sorted(found)
