@@ -335,7 +335,7 @@ class AutoPort(Auto):
 class AutoListen(Auto):
     """``auto`` without ``$PORT``: the app, or any process under it, listens on a TCP port.
 
-    Nothing is connected to. The list of sockets is read each time; whose they are is looked up when it has changed,
+    Nothing is connected to. The list of sockets is read each time; whose they are is looked up when there are new ones,
     and every few seconds, because a socket can be handed on. Where the app itself listens, its children's ports are
     not looked for.
     """
@@ -346,7 +346,7 @@ class AutoListen(Auto):
         self._until = 0.0
 
     def unchanged(self, app: App) -> bool:
-        return time.monotonic() < self._until and sockets.listening(app.pid) == self._seen
+        return time.monotonic() < self._until and sockets.listening(app.pid).keys() <= self._seen.keys()
 
     def answer(self, attempt: Attempt) -> Answer:
         pid = attempt.app.pid

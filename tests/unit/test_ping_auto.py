@@ -233,7 +233,7 @@ print(one.try_once(app.pid).text)
     assert done.stdout == "it does not listen on a TCP port\nlistens on port 4000\n", done.stdout + done.stderr
 
 
-def test_auto_is_unchanged_until_the_list_of_sockets_is_another() -> None:
+def test_auto_is_unchanged_until_another_socket_listens() -> None:
     done = container("""
 app = subprocess.Popen(["sleep", "90"])
 one = kinds.parse("auto", {})
@@ -242,10 +242,13 @@ with App(app.pid) as watched:
     for port in (4000, 4001):
         one.attempt(watched)
         print(one.unchanged(watched), end=" ")
-        listener = socket.create_server(("127.0.0.1", port))
+        listener = socket.create_server(("127.0.0.1", port))  # the other one is closed
         print(one.unchanged(watched), end=" ")
+    one.attempt(watched)
+    listener.close()
+    print(one.unchanged(watched), end=" ")
 """)
-    assert done.stdout == "False True False True False ", done.stdout + done.stderr
+    assert done.stdout == "False True False True False True ", done.stdout + done.stderr
 
 
 def test_dockers_own_dns_server_is_no_answer_where_files_may_not_be_read() -> None:
