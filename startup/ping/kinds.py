@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import select
 import time
-from contextlib import closing
 
 from startup.ping import sockets
 from startup.ping.attempt import Answer, App, Attempt, Ping
@@ -80,12 +79,14 @@ class Unix(File):
     def answer(self, attempt: Attempt) -> Answer:
         import _socket
 
-        with closing(_socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)) as connection:
-            connection.setblocking(False)
-            try:
-                connection.connect(self.path)
-            except BlockingIOError:  # unix(7): EAGAIN, and nothing to poll for
-                return Answer(False, "its queue of connections is full")
+        connection = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)
+        connection.setblocking(False)
+        try:
+            connection.connect(self.path)
+        except BlockingIOError:  # unix(7): EAGAIN, and nothing to poll for
+            return Answer(False, "its queue of connections is full")
+        finally:
+            connection.close()
         return Answer(True, "connection accepted")
 
 
@@ -112,7 +113,10 @@ class _Refusal:
 
     def stands(self) -> bool:
         """Would they refuse again?"""
-        return self._doors is not None and time.monotonic() < self._until and self._doors.closed()
+        try:
+            return self._doors is not None and time.monotonic() < self._until and self._doors.closed()
+        except OSError:
+            return False  # no descriptor was left, say
 
 
 class Tcp(Ping):
@@ -154,8 +158,8 @@ class Tcp(Ping):
             raise
 
     def answer(self, attempt: Attempt) -> Answer:
-        with closing(self.connect(attempt)):
-            return Answer(True, "connection accepted")
+        self.connect(attempt).close()
+        return Answer(True, "connection accepted")
 
 
 class Http(Tcp):
@@ -188,22 +192,26 @@ class Http(Tcp):
         return cls(scheme + authority + target, host, port, encoded, tls)
 
     def answer(self, attempt: Attempt) -> Answer:
-        with closing(self.connect(attempt)) as plain:
-            if not self.tls:
-                return self._ask(plain, BlockingIOError, attempt)
-            import ssl
+        plain = self.connect(attempt)
+        try:
+            return self._ask_encrypted(plain, attempt) if self.tls else self._ask(plain, BlockingIOError, attempt)
+        finally:
+            plain.close()
 
-            from startup import roots
+    def _ask_encrypted(self, plain: _socket.socket, attempt: Attempt) -> Answer:
+        import ssl
 
-            try:
-                with self._encrypt(plain) as connection:
-                    _shake_hands(connection, attempt)
-                    return self._ask(connection, ssl.SSLWantReadError, attempt)
-            except ssl.SSLCertVerificationError as error:
-                why = "" if roots.make_known() else f"; {roots.MISSING}"
-                return Answer(False, f"its certificate is not valid: {error.verify_message}{why}")
-            except ssl.SSLError as error:
-                return Answer(False, f"no TLS connection: {(error.reason or str(error)).lower().replace('_', ' ')}")
+        from startup import roots
+
+        try:
+            with self._encrypt(plain) as connection:
+                _shake_hands(connection, attempt)
+                return self._ask(connection, ssl.SSLWantReadError, attempt)
+        except ssl.SSLCertVerificationError as error:
+            why = "" if roots.make_known() else f"; {roots.MISSING}"
+            return Answer(False, f"its certificate is not valid: {error.verify_message}{why}")
+        except ssl.SSLError as error:
+            return Answer(False, f"no TLS connection: {(error.reason or str(error)).lower().replace('_', ' ')}")
 
     def _encrypt(self, plain: _socket.socket) -> ssl.SSLSocket:
         import socket
@@ -316,8 +324,8 @@ class AutoPort(Auto):
         addresses: Addresses = [(_socket.AF_INET, ("127.0.0.1", self.port)), (_socket.AF_INET6, ("::1", self.port))]
         for family, address in addresses:
             try:
-                with closing(_open(family, address, attempt, attempt.limit / 2)):
-                    return Answer(True, f"port {self.port} accepts")
+                _open(family, address, attempt, attempt.limit / 2).close()
+                return Answer(True, f"port {self.port} accepts")
             except TimeoutError:
                 answer = Answer(False, attempt.overdue())
             except OSError:

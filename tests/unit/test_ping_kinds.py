@@ -370,6 +370,10 @@ def test_where_the_kernel_does_not_tell_who_listens_each_try_is_a_connection(
     one = kinds.parse(value.format(free_port), {"PORT": str(free_port)})
     with App(None) as app:
         assert not one.attempt(app).ok and not one.unchanged(app)
+        monkeypatch.undo()
+        assert not one.attempt(app).ok and one.unchanged(app)
+        monkeypatch.setattr(sockets, "_NETLINK_SOCK_DIAG", 31)  # a protocol that the kernel does not have
+        assert not one.unchanged(app)
 
 
 @pytest.mark.parametrize("value", ["tcp://127.0.0.1:{}", "auto"])
