@@ -590,7 +590,7 @@ class PostgresSession(Session):
         """A short look, for which each file pays; where it is not content, the long one has the words."""
         rows = self._rows(f"SELECT pg_catalog.txid_current_if_assigned(), {_LOCKS}")
         held = {_signed(row[1] << 32 | row[2], 64) for row in rows if row[3:] == (1, "ExclusiveLock")}
-        return rows[:1] != [] and rows[0][0] == transaction and held.issuperset(self._held_keys)
+        return bool(rows) and rows[0][0] == transaction and held.issuperset(self._held_keys)
 
     def _settle(self) -> None:
         """After an exception from outside (a signal handler's) a statement may still run: cancel it, read its end."""
