@@ -90,7 +90,8 @@ class Catalog:
         parsed = self._small if len(migration.text) <= SMALL else self._large
         if (migration.path, dialect) not in parsed:
             script = sqltext.parse(migration.text, dialect, known=self.by_id)
-            self._large.clear()
+            if parsed is self._large:
+                parsed.clear()
             parsed[migration.path, dialect] = script
         return parsed[migration.path, dialect]
 

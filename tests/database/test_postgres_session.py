@@ -595,7 +595,13 @@ class TestScript:
     def marks(self, url: str, query: Query) -> list[str]:
         return [name for (name,) in query(url, "SELECT name FROM ledger ORDER BY name")]
 
-    @pytest.mark.parametrize("how", ["COMMIT", "COMMIT; BEGIN", "ROLLBACK", "COMMIT AND CHAIN", "ROLLBACK; BEGIN"])
+    @pytest.mark.parametrize(
+        "how",
+        [
+            *("COMMIT", "COMMIT; BEGIN", "ROLLBACK", "COMMIT AND CHAIN", "ROLLBACK; BEGIN"),
+            *("COMMIT; SELECT nonsense", "COMMIT; BEGIN; SELECT nonsense"),
+        ],
+    )
     def test_one_that_ends_its_transaction_is_not_marked(
         self, session: PostgresSession, database_url: str, query: Query, how: str
     ) -> None:
