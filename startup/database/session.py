@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from startup.database.statement import Split, Statement
 
 Row = tuple[Any, ...]
+#: A statement and its parameters.
+Query = tuple[str, Sequence[object]]
 #: How often the lock is looked up while a command runs, in seconds.
 WATCH = 1.0
 #: After so many seconds without an answer to a look a server is given up: as many as for a peer that vanished.
@@ -146,7 +148,7 @@ class Session(Protocol):
     def execute(self, sql: str, parameters: Sequence[object] = ()) -> list[Row]:
         """Run one statement; its rows, or none."""
 
-    def execute_all(self, statements: Sequence[tuple[str, Sequence[object]]]) -> None:
+    def execute_all(self, statements: Sequence[Query]) -> None:
         """Run several statements that give no rows, in one round trip where the database can."""
         for sql, parameters in statements:
             self.execute(sql, parameters)
@@ -163,6 +165,25 @@ class Session(Protocol):
                 self.connection.execute(statement.text).fetchall()  # SQLite works while rows are fetched
             except Exception as error:
                 raise AtStatement(error, statement.place(error)) from error
+
+    def run_script(
+        self,
+        text: str,
+        statements: Sequence[Statement],
+        table_lock_timeout: float | None,
+        first: Query,
+        begun: Callable[[list[Row]], None],
+        last: Callable[[], Sequence[Query]],
+    ) -> None:
+        """:meth:`execute_script` in a :meth:`transaction` of its own, whose guards hold, and a :meth:`reset` after it.
+
+        In few round trips where the database can. *begun* is told the rows of *first*, which is asked before the
+        statements; *last* gives what is to commit with them.
+        """
+        with self.transaction(lambda: self.execute_all(last()), table_lock_timeout):
+            begun(self.execute(*first))
+            self.execute_script(text, statements)
+        self.reset()
 
     def execute_if_free(self, sql: str, parameters: Sequence[object] = ()) -> None:
         """As :meth:`execute`, for what matters to nobody: it fails where another writer would have to be waited for."""

@@ -10,7 +10,7 @@ from functools import partial
 from typing import Literal
 
 from startup import log
-from startup.database.session import Dialect, Session
+from startup.database.session import Dialect, Query, Session
 from startup.database.statement import AtStatement, Statement
 from startup.errors import EndedInside, StartupError, TaskFailed
 from startup.migrations import failure, files, indexes, lock, sqltext, tables, yoyos
@@ -20,6 +20,8 @@ from startup.migrations.tables import Marks, Record, State
 
 Drift = Literal["fail", "warn"]
 _NOTHING = "committed: nothing"
+#: What is to commit with a file that took so many seconds.
+Recorder = Callable[[float], Sequence[Query]]
 
 
 @dataclass(frozen=True)
@@ -91,20 +93,21 @@ class Applier:
     warn: Callable[[str], None]
     #: What keeps stock yoyo out.
     row: lock.YoyosRow
+    observer: Observer
 
     # ------------------------------------------------------------------ in one transaction
 
-    def transactional(self, unit: Unit, record: Callable[[float], None]) -> float:
-        """Run *unit*, and *record* (told the seconds) in the same transaction; again while only the moment was wrong.
+    def transactional(self, unit: Unit, record: Recorder) -> float:
+        """Run *unit*, and what *record* gives in the same transaction; again while only the moment was wrong.
 
         Seconds of the try that succeeded. Raises TaskFailed, with nothing committed, or LockLost.
         """
         attempt = 0
         while True:
             attempt += 1
-            observer = self._observer(unit)
             try:
-                return self._once(unit, record, observer)
+                with self.observer.watching(unit.what) as watch:
+                    return self._once(unit, record)
             except EndedInside as error:
                 raise self._by_itself(unit, error.__cause__) from None
             except Exception as error:
@@ -112,21 +115,25 @@ class Applier:
                 committed = f"{unit.before}; nothing of this file"
                 if not self._may_pass_later(error):
                     raise failure.told(error, unit.path, unit.text, committed, _CORRECT) from None
-                self._pause(unit, error, attempt, observer.blockers, "rolled back, and tried again")
+                self._pause(unit, error, attempt, watch.blockers, "rolled back, and tried again")
 
-    def _once(self, unit: Unit, record: Callable[[float], None], observer: Observer) -> float:
+    def _once(self, unit: Unit, record: Recorder) -> float:
         started = time.monotonic()
-        # transaction() looks up the lock and is itself again, whatever role the migration took, before it calls record
-        with (
-            observer,
-            self.session.transaction(lambda: record(time.monotonic() - started), self.table_lock_timeout),
-        ):
-            self.row.require()
-            if unit.steps is not None:
+
+        def last() -> Sequence[Query]:
+            return record(time.monotonic() - started)
+
+        # the session looks up the lock, and is itself again whatever role the migration took, before what is last
+        if unit.steps is None:
+            row, limit = self.row, self.table_lock_timeout
+            self.session.run_script(
+                unit.text, unit.statements, limit, row.question, lambda rows: row.answered(rows).require(), last
+            )
+        else:
+            with self.session.transaction(lambda: self.session.execute_all(last()), self.table_lock_timeout):
+                self.row.require()
                 unit.steps.run(self.session, self.marks.node, lambda number: None, unit.direction)
-            else:
-                self.session.execute_script(unit.text, unit.statements)
-        self.session.reset()
+            self.session.reset()
         return time.monotonic() - started
 
     def _by_itself(self, unit: Unit, error: BaseException | None) -> TaskFailed:
@@ -143,8 +150,8 @@ class Applier:
 
     # ------------------------------------------------------------ statement by statement
 
-    def by_statement(self, unit: Unit, state: str, record: Callable[[float], None]) -> float:
-        """Run *unit* without a transaction, its progress in a durable row with *state*; then *record*, as above.
+    def by_statement(self, unit: Unit, state: str, record: Recorder) -> float:
+        """Run *unit* without a transaction, its progress in a durable row with *state*; then what *record* gives.
 
         Raises TaskFailed, with what has run and what has not.
         """
@@ -152,7 +159,7 @@ class Applier:
         progress = Progress(unit)
         started = time.monotonic()
         try:
-            with self._observer(unit):
+            with self.observer.watching(unit.what):
                 self._run_statements(progress, interrupted)
         except Exception as error:
             in_transaction = self.session.in_transaction
@@ -160,7 +167,7 @@ class Applier:
             raise self._stopped_midway(progress, error, in_transaction, state) from None
         seconds = time.monotonic() - started
         self.session.reset()
-        with self.session.transaction(lambda: record(seconds)):
+        with self.session.transaction(lambda: self.session.execute_all(record(seconds))):
             self.row.require()
         return seconds
 
@@ -239,11 +246,6 @@ class Applier:
         return failure.told(error, unit.path, unit.text, committed, following)
 
     # ---------------------------------------------------------------------- what goes wrong
-
-    def _observer(self, unit: Unit) -> Observer:
-        """Often enough to see who is in the way before the wait is given up."""
-        soon = min(2.0, self.table_lock_timeout / 3) if self.table_lock_timeout else 2.0
-        return Observer(self.session, unit.what, soon, self.report)
 
     def _may_pass_later(self, error: BaseException) -> bool:
         return self.session.dialect.may_pass_later(failure.driver_error(error))
@@ -381,11 +383,11 @@ def apply(
         review(session, catalog, state, drift=drift, warn=warn)
         return 0
     yoyos.create_tables(session, node)
-    with lock.held(session, deadline, report) as row:
+    with lock.held(session, deadline, report) as row, Observer(session, table_lock_timeout, report) as observer:
         state = tables.pending(session, catalog)  # as it stays: nobody else is at it now
         review(session, catalog, state, drift=drift, warn=warn)
         marks = Marks(session, node)
-        applier = Applier(session, marks, table_lock_timeout, deadline, report, warn, row)
+        applier = Applier(session, marks, table_lock_timeout, deadline, report, warn, row, observer)
         with session.transaction():
             session.require_lock()
             row.require()
@@ -403,10 +405,8 @@ def _apply_all(applier: Applier, catalog: Catalog, state: State, steps: dict[str
         unit = unit_for(migration, catalog, applier.session.dialect, steps.get(migration.id))
         unit = unit.named(f"migration {number} of {total}: {migration.id}", before)
 
-        def record(seconds: float, unit: Unit = unit) -> None:
-            applier.marks.applied(unit.migration, unit.size, seconds)
-            for hook in catalog.post_apply:
-                applier.marks.put(hook, tables.OWED)
+        def record(seconds: float, unit: Unit = unit) -> list[Query]:
+            return applier.marks.applied(unit.migration, unit.size, seconds, catalog.post_apply)
 
         if unit.transactional:
             seconds = applier.transactional(unit, record)
@@ -424,13 +424,12 @@ def _post_apply(applier: Applier, catalog: Catalog, state: State, steps: dict[st
         unit = unit_for(migration, catalog, applier.session.dialect, steps.get(migration.id))
         unit = unit.named(f"post-apply: {migration.id}", f"committed: all {applied} migrations of this run")
 
-        def record(seconds: float, migration: Migration = migration) -> None:
-            applier.marks.log(migration, "apply")
-            applier.marks.forget(migration)
+        def record(seconds: float, migration: Migration = migration) -> list[Query]:
+            return applier.marks.ran(migration)
 
         run = applier.transactional if unit.transactional else _owed(applier)
         applier.report(f"{unit.what} ran in {run(unit, record):.2f} s")
 
 
-def _owed(applier: Applier) -> Callable[[Unit, Callable[[float], None]], float]:
+def _owed(applier: Applier) -> Callable[[Unit, Recorder], float]:
     return lambda unit, record: applier.by_statement(unit, tables.OWED, record)

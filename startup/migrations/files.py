@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from startup.migrations import sqltext
 
 VARIABLE = "STARTUP_MIGRATIONS"
+#: Characters of a file that is kept parsed.
+SMALL = 4000
 
 
 @dataclass(frozen=True)
@@ -71,22 +73,27 @@ class Catalog:
     migrations: Sequence[Migration] = ()
     post_apply: Sequence[Migration] = ()
     note: str | None = None
-    _parsed: dict[tuple[Migration, Dialect], sqltext.Script] = field(
+    _small: dict[tuple[str, Dialect], sqltext.Script] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
+    _large: dict[tuple[str, Dialect], sqltext.Script] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )
 
     def script(self, migration: Migration, dialect: Dialect) -> sqltext.Script:
         """The statements and directives of an SQL migration, guards aside.
 
-        The last one is kept, so that a single large file is parsed once; all of them would take too much memory.
+        Those of small files are kept, and the last large one: each is parsed once, unless that takes too much memory.
         """
         from startup.migrations import sqltext
 
-        if (migration, dialect) not in self._parsed:
+        parsed = self._small if len(migration.text) <= SMALL else self._large
+        if (migration.path, dialect) not in parsed:
             script = sqltext.parse(migration.text, dialect, known=self.by_id)
-            self._parsed.clear()
-            self._parsed[migration, dialect] = script
-        return self._parsed[migration, dialect]
+            if parsed is self._large:
+                parsed.clear()
+            parsed[migration.path, dialect] = script
+        return parsed[migration.path, dialect]
 
     @cached_property
     def by_id(self) -> dict[str, Migration]:

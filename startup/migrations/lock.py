@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime, timezone
 
-from startup.database.session import Row, Session
+from startup.database.session import Query, Row, Session
 from startup.errors import LockLost, LockUnavailable, TaskFailed
 from startup.migrations import tables
 
@@ -27,8 +27,8 @@ SHORT = 0.25
 class YoyosRow:
     """Our row in yoyo's lock table."""
 
-    def __init__(self, session: Session) -> None:
-        self._session = session
+    def __init__(self, session: Session, rows: list[Row] | None = None) -> None:
+        self._session, self._rows = session, rows
         self._table = session.qualify(tables.YOYOS_LOCK)
         #: The server's process, so that it can be found there; one that a node of this host has no use for on SQLite.
         self._pid = -(session.backend or 1)
@@ -46,14 +46,23 @@ class YoyosRow:
             )
         return None
 
+    @property
+    def question(self) -> Query:
+        """Is it there? In a transaction, until whose end it then cannot be taken away."""
+        return f"SELECT pid FROM {self._table} WHERE pid = {self._pid}{self._session.dialect.for_update}", ()
+
     def require(self) -> None:
         """In a transaction, until whose end it cannot be taken away. LockLost where that has happened before."""
-        held = f"SELECT pid FROM {self._table} WHERE pid = %s{self._session.dialect.for_update}"
-        if not self._session.execute(held, (self._pid,)):
+        rows = self._session.execute(*self.question) if self._rows is None else self._rows
+        if not rows:
             raise LockLost(
                 f"yoyo's lock is lost: somebody removed our row from {tables.YOYOS_LOCK} (yoyo break-lock), and a yoyo "
                 "may be applying migrations now; what was not committed is rolled back; a restart goes on from there"
             )
+
+    def answered(self, rows: list[Row]) -> YoyosRow:
+        """The same, where the question has been asked along with something else."""
+        return YoyosRow(self._session, rows)
 
     def remove(self) -> None:
         """Take it away."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 
-from startup.database.session import Dialect, Session
+from startup.database.session import Dialect, Query, Session
 from startup.database.statement import line_of
 from startup.errors import SettingError, TaskFailed
 from startup.log import say
@@ -13,6 +13,7 @@ from startup.log import warn as say_warning
 from startup.migrations import files, lock, sqltext, tables, yoyos
 from startup.migrations.apply import Applier, Unit
 from startup.migrations.files import Catalog, Migration
+from startup.migrations.observer import Observer
 from startup.migrations.tables import Marks, State
 
 
@@ -46,8 +47,8 @@ def rollback(
     yoyos.create_tables(session, node)
     marks = Marks(session, node)
     done: list[str] = []
-    with lock.held(session, deadline, report) as row:
-        applier = Applier(session, marks, table_lock_timeout, deadline, report, warn, row)
+    with lock.held(session, deadline, report) as row, Observer(session, table_lock_timeout, report) as observer:
+        applier = Applier(session, marks, table_lock_timeout, deadline, report, warn, row, observer)
         now = tables.pending(session, catalog)
         if now.interrupted:
             names = ", ".join(record.id for record in now.interrupted)
@@ -103,8 +104,8 @@ def _unit(migration: Migration, steps: yoyos.Steps | None, catalog: Catalog, dia
 
 
 def _take_back(applier: Applier, unit: Unit) -> float:
-    def record(seconds: float) -> None:
-        applier.marks.taken_back(unit.migration)
+    def record(seconds: float) -> list[Query]:
+        return applier.marks.taken_back(unit.migration)
 
     return (
         applier.transactional(unit, record)

@@ -101,6 +101,8 @@ def _directives(
     """The directives of the top block, and what looks like one there (or is one elsewhere) and would not be read."""
     directives: dict[str, list[str]] = {}
     faults: list[Fault] = []
+    if "--" not in text:  # as in a large file of rows
+        return directives, faults
     for found in _OTHER_TOOL.finditer(text):
         if not _inside(found.start(), quoted):
             faults.append(Fault(found.start(1), f"'-- {found.group(1)}' is for another tool: yoyo would run all of it"))

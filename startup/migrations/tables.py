@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 
-from startup.database.session import Row, Session
+from startup.database.session import Query, Row, Session
 from startup.database.tables import Table
 from startup.migrations import files
 from startup.migrations.files import Catalog, Migration
@@ -33,7 +33,7 @@ OURS = Table(
     key="id",
 )
 YOYOS = "_yoyo_migration"
-YOYOS_LOG, YOYOS_LOCK = "_yoyo_log", "yoyo_lock"
+YOYOS_LOG, YOYOS_VERSION, YOYOS_LOCK = "_yoyo_log", "_yoyo_version", "yoyo_lock"
 
 #: States of a row of ours: applied; begun without a transaction; being taken back without one; a post-apply file due.
 DONE, STARTED, ROLLBACK, OWED = "done", "started", "rollback", "owed"
@@ -155,7 +155,7 @@ def _record(row: Row) -> Record:
     return Record(name, state, checksum, statements, node, str(moment or ""))
 
 
-def _now() -> str:
+def now() -> str:
     """In UTC without a zone, as yoyo stores it in both kinds of database."""
     return datetime.now(timezone.utc).replace(tzinfo=None).isoformat(" ")
 
@@ -168,61 +168,61 @@ def _user() -> str:
         return f"uid{os.getuid()}"
 
 
-def log_row(node: str, operation: str, migration: Migration | None = None) -> dict[str, str | None]:
+def log_row(
+    node: str, operation: str, migration: Migration | None = None, user: str | None = None
+) -> dict[str, str | None]:
     """A row of yoyo's log, without yoyo's DNS query for the host's full name."""
     return {
         "id": str(uuid.uuid1()),
         "migration_id": migration.id if migration else None,
         "migration_hash": _hash(migration) if migration else None,
-        "username": _user()[:255],
+        "username": (user or _user())[:255],
         "hostname": node[:255],
-        "created_at_utc": _now(),
+        "created_at_utc": now(),
         "operation": operation,
     }
 
 
 class Marks:
-    """Writes the rows; each method is one or more statements inside the caller's transaction."""
+    """Writes the rows, inside the caller's transaction, or tells the statements that do."""
 
     def __init__(self, session: Session, node: str) -> None:
         self.session = session
         self.node = node
+        self._user = _user()
         self.ours, self.yoyos = session.qualify(OURS.name), session.qualify(YOYOS)
 
-    def log(self, migration: Migration, operation: str) -> None:
-        """yoyo's own log: *operation* is ``apply`` or ``rollback``."""
-        self.session.execute(*self._log(migration, operation))
-
-    def applied(self, migration: Migration, statements: int, seconds: float) -> None:
-        """yoyo's mark and our row."""
+    def applied(self, migration: Migration, statements: int, seconds: float, owed: Iterable[Migration]) -> list[Query]:
+        """yoyo's mark and our row; the post-apply files are *owed* now."""
         mark = f"INSERT INTO {self.yoyos} (migration_hash, migration_id, applied_at_utc) VALUES (%s, %s, %s)"
-        self.session.execute_all(
-            [
-                (mark, (_hash(migration), migration.id, _now())),
-                self._log(migration, "apply"),
-                self._row(migration, DONE, statements, seconds),
-            ]
-        )
+        return [
+            (mark, (_hash(migration), migration.id, now())),
+            self._log(migration, "apply"),
+            self._row(migration, DONE, statements, seconds),
+            *(self._row(hook, OWED) for hook in owed),
+        ]
 
-    def taken_back(self, migration: Migration) -> None:
+    def ran(self, migration: Migration) -> list[Query]:
+        """A post-apply file: in yoyo's log, and not due any more."""
+        return [self._log(migration, "apply"), self._no_row(migration)]
+
+    def taken_back(self, migration: Migration) -> list[Query]:
         """Neither mark nor row."""
-        self.session.execute(f"DELETE FROM {self.yoyos} WHERE migration_hash = %s", (_hash(migration),))
-        self.log(migration, "rollback")
-        self.forget(migration)
+        mark = f"DELETE FROM {self.yoyos} WHERE migration_hash = %s"
+        return [(mark, (_hash(migration),)), self._log(migration, "rollback"), self._no_row(migration)]
 
     def put(self, migration: Migration, state: str, statements: int = 0, seconds: float | None = None) -> None:
         """Our row, new or changed."""
         self.session.execute(*self._row(migration, state, statements, seconds))
 
-    def _log(self, migration: Migration, operation: str) -> tuple[str, Sequence[object]]:
-        row = log_row(self.node, operation, migration)
+    def _log(self, migration: Migration, operation: str) -> Query:
+        """yoyo's own log: *operation* is ``apply`` or ``rollback``."""
+        row = log_row(self.node, operation, migration, self._user)
         places = ", ".join(["%s"] * len(row))
         table = self.session.qualify(YOYOS_LOG)
         return f"INSERT INTO {table} ({', '.join(row)}) VALUES ({places})", list(row.values())
 
-    def _row(
-        self, migration: Migration, state: str, statements: int, seconds: float | None
-    ) -> tuple[str, Sequence[object]]:
+    def _row(self, migration: Migration, state: str, statements: int = 0, seconds: float | None = None) -> Query:
         row = {
             "id": migration.id,
             "checksum": migration.checksum,
@@ -230,9 +230,12 @@ class Marks:
             "statements_done": statements,
             "applied_by": self.node[:255],
             "duration": seconds,
-            "applied_at": _now(),
+            "applied_at": now(),
         }
         return self.session.dialect.upsert(self.ours, dict.fromkeys(row, "%s"), OURS.key), list(row.values())
+
+    def _no_row(self, migration: Migration) -> Query:
+        return f"DELETE FROM {self.ours} WHERE id = %s", (migration.id,)
 
     def state(self, migration: Migration) -> str | None:
         """The state of our row, if there is one."""
@@ -249,7 +252,7 @@ class Marks:
 
     def forget(self, migration: Migration) -> None:
         """No row of ours."""
-        self.session.execute(f"DELETE FROM {self.ours} WHERE id = %s", (migration.id,))
+        self.session.execute(*self._no_row(migration))
 
     def adopt(self, migrations: Iterable[Migration]) -> None:
         """Record what stock yoyo applied, with the content that it has now."""
@@ -258,7 +261,7 @@ class Marks:
         for some in (rows[i : i + 100] for i in range(0, len(rows), 100)):
             self.session.execute(
                 self.session.dialect.upsert(self.ours, columns, OURS.key, rows=len(some)),
-                [value for migration in some for value in (migration.id, migration.checksum, DONE, _now())],
+                [value for migration in some for value in (migration.id, migration.checksum, DONE, now())],
             )
 
 

@@ -80,10 +80,35 @@ def _tried(session: Session, node: str, last: bool) -> bool:
     return True
 
 
+#: What yoyo 9.0.0 makes of an empty database (its ``internalmigrations``), and the version that it then writes down:
+#: SQL files need nothing else of yoyo, whose import costs as much as a hundred of them.
+_TABLES = {
+    tables.YOYOS: "migration_hash VARCHAR(64), migration_id VARCHAR(255), applied_at_utc TIMESTAMP,"
+    " PRIMARY KEY (migration_hash)",
+    tables.YOYOS_LOG: "id VARCHAR(36), migration_hash VARCHAR(64), migration_id VARCHAR(255), operation VARCHAR(10),"
+    " username VARCHAR(255), hostname VARCHAR(255), comment VARCHAR(255), created_at_utc TIMESTAMP, PRIMARY KEY (id)",
+    tables.YOYOS_VERSION: "version INT NOT NULL PRIMARY KEY, installed_at_utc TIMESTAMP",
+    tables.YOYOS_LOCK: "locked INT DEFAULT 1, ctime TIMESTAMP, pid INT NOT NULL, PRIMARY KEY (locked)",
+}
+_VERSION = 2
+
+
 def _create(session: Session, node: str) -> None:
+    make(session, tables.OURS)
+    there = session.tables(*_TABLES)
+    version = session.qualify(tables.YOYOS_VERSION)
+    if not there:
+        for name, columns in _TABLES.items():
+            session.execute(f"CREATE TABLE {session.qualify(name)} ({columns})")
+        session.execute(f"INSERT INTO {version} VALUES (%s, %s)", (_VERSION, tables.now()))
+    elif there.keys() < _TABLES.keys() or session.execute(f"SELECT max(version) FROM {version}") != [(_VERSION,)]:
+        _upgrade(session, node)
+
+
+def _upgrade(session: Session, node: str) -> None:
+    """Let yoyo make what is missing, and what an older yoyo has made another way."""
     from yoyo import internalmigrations
 
-    make(session, tables.OURS)
     yoyo = backend(session, node)
     if not session.tables(tables.YOYOS_LOCK):
         yoyo.execute(yoyo.format_sql(yoyo.create_lock_table_sql))

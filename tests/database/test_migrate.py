@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -9,6 +11,7 @@ import psycopg
 import pytest
 
 from startup.errors import LockLost
+from tests.database.conftest import CHILD
 
 #: Does a session sleep inside a migration?
 ASLEEP = "SELECT 1 FROM pg_stat_activity WHERE wait_event = 'PgSleep'"
@@ -217,6 +220,24 @@ def test_yoyos_tables_are_as_yoyo_makes_them(bench: Any, new_bench: Any, server:
             assert query(bench.url, question) == query(other.url, question)
     finally:
         server.drop_database(name)
+
+
+def test_what_is_missing_of_yoyos_tables_is_made_by_yoyo(bench: Any, query: Query) -> None:
+    """As after a yoyo of before 7.3, which had no lock table, or another's hand."""
+    bench.write(_0001_a="CREATE TABLE a (x int);")
+    bench.yoyo("apply")
+    query(bench.url, "DROP TABLE yoyo_lock")
+    bench.write(_0002_b="CREATE TABLE b (x int);")
+    assert bench.apply() == 1
+    assert bench.yoyo("list").count("\nA ") == 2
+
+
+def test_sql_files_are_applied_without_importing_yoyo(bench: Any, query: Query) -> None:
+    bench.write(_0001_a="CREATE TABLE a (x int);", _0002_b="-- transactional: false\nVACUUM a;")
+    bench.session.close()
+    program = CHILD + "\nassert not {'yoyo', 'sqlparse'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", program, bench.url, str(bench.directory)], check=True)
+    assert query(bench.url, "SELECT count(*) FROM _yoyo_migration") == [(2,)]
 
 
 @pytest.mark.parametrize("transactional", ["true", "false"])

@@ -53,6 +53,18 @@ def test_stock_yoyo_goes_on_where_we_stopped_and_we_where_it_did(bench: Any, que
     assert bench.state.nothing_to_do and bench.state.drifted == []
 
 
+def test_yoyos_tables_are_as_yoyo_makes_them(bench: Any, new_bench: Any, tmp_path: Any, query: Query) -> None:
+    bench.write(_0001_a="CREATE TABLE a (x int);")
+    bench.apply()
+    other = new_bench(f"sqlite:///{tmp_path}/other.db")
+    other.yoyo("apply")
+    for table in ("_yoyo_migration", "_yoyo_log", "_yoyo_version", "yoyo_lock"):
+        columns = f"SELECT name, type, \"notnull\", dflt_value, pk FROM pragma_table_info('{table}')"
+        assert query(bench.url, columns) == query(other.url, columns) != [], table
+    for question in ("SELECT version FROM _yoyo_version", "SELECT count(*) FROM yoyo_lock"):
+        assert query(bench.url, question) == query(other.url, question)
+
+
 def test_a_failing_file_leaves_nothing_and_is_shown_with_its_line(bench: Any, query: Query) -> None:
     bench.write(_0001_a="CREATE TABLE a (x int);\nINSERT INTO a VALUES (1);\nINSERT INTO nope VALUES (1);")
     said = bench.fails()

@@ -19,7 +19,7 @@ import pytest
 from startup.database.postgres import reach as postgres_connect
 from startup.database.postgres import session as postgres
 from startup.database.postgres.session import PostgresSession
-from startup.errors import Interrupted, LockLost, SettingError, TaskFailed, Unreachable
+from startup.errors import EndedInside, Interrupted, LockLost, SettingError, TaskFailed, Unreachable
 from startup.ledger.journal import RUNNING, Journal
 from startup.settings.address import parse
 from tests.conftest import PASSWORD
@@ -577,6 +577,140 @@ class TestTransaction:
             raise ZeroDivisionError
         assert count() == (0, 0)
         session.require_lock()
+
+
+class TestScript:
+    """What a migration's SQL does: its own transaction in a few messages, under the guards of any other."""
+
+    @pytest.fixture(autouse=True)
+    def table(self, database_url: str, query: Query) -> None:
+        query(database_url, "CREATE TABLE ledger (name text UNIQUE DEFERRABLE INITIALLY DEFERRED)")
+
+    def run(self, session: PostgresSession, text: str, name: str = "a", **changes: Any) -> None:
+        mark = "INSERT INTO public.ledger VALUES (%s)"
+        session.run_script(
+            text, session.dialect.split(text).statements, 5.0, ("SELECT 1", ()), lambda rows: None,
+            **{"last": lambda: [(mark, [name])], **changes},
+        )  # fmt: skip
+
+    def marks(self, url: str, query: Query) -> list[str]:
+        return [name for (name,) in query(url, "SELECT name FROM ledger ORDER BY name")]
+
+    @pytest.mark.parametrize(
+        "how",
+        [
+            *("COMMIT", "COMMIT; BEGIN", "ROLLBACK", "COMMIT AND CHAIN", "ROLLBACK; BEGIN"),
+            *("COMMIT; SELECT nonsense", "COMMIT; BEGIN; SELECT nonsense"),
+        ],
+    )
+    def test_one_that_ends_its_transaction_is_not_marked(
+        self, session: PostgresSession, database_url: str, query: Query, how: str
+    ) -> None:
+        with pytest.raises(EndedInside):
+            self.run(session, f"SELECT 1; {how};")
+        assert self.marks(database_url, query) == [] and not session.in_transaction
+        session.require_lock()
+
+    def test_one_that_lets_the_lock_go_commits_nothing(
+        self, session: PostgresSession, database_url: str, query: Query
+    ) -> None:
+        with pytest.raises(LockLost):
+            self.run(session, "CREATE TABLE a (); SELECT pg_advisory_unlock_all();")
+        assert self.marks(database_url, query) == []
+        assert query(database_url, "SELECT to_regclass('a')") == [(None,)]
+
+    def test_an_error_at_commit_leaves_nothing_and_is_told_as_it_is(
+        self, session: PostgresSession, database_url: str, query: Query
+    ) -> None:
+        with pytest.raises(psycopg.errors.UniqueViolation):
+            self.run(session, "INSERT INTO ledger VALUES ('a');")
+        assert self.marks(database_url, query) == [] and not session.in_transaction
+        self.run(session, "SELECT 1;")
+        assert self.marks(database_url, query) == ["a"]
+
+    def test_what_fails_after_its_commit_is_no_failure_of_it_and_tried_again(
+        self, session: PostgresSession, database_url: str, query: Query, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        as_new = [session._as_new, "SELECT nonsense"]
+        monkeypatch.setattr(PostgresSession, "_as_new", property(lambda self: as_new.pop()))
+        self.run(session, "SET search_path = nowhere;")
+        assert self.marks(database_url, query) == ["a"] and not as_new
+        assert session.execute("SHOW search_path") == [('"$user", public',)]
+
+    def test_encodings_and_ways_to_read_strings_that_it_takes_do_not_reach_its_mark(
+        self, session: PostgresSession, database_url: str, query: Query
+    ) -> None:
+        name = "\u4e00 \\' \\"
+        self.run(session, "SET client_encoding = 'LATIN1'; SET standard_conforming_strings = off;", name)
+        assert self.marks(database_url, query) == [name]
+        assert session.execute("SHOW client_encoding") == [("UTF8",)]
+
+    def test_its_settings_are_not_those_under_which_it_is_marked(
+        self, session: PostgresSession, database_url: str, query: Query
+    ) -> None:
+        shown = "INSERT INTO public.ledger VALUES (current_setting(%s))"
+        names = ("synchronous_commit", "session_authorization", "search_path", "statement_timeout", "lock_timeout")
+        query(database_url, "CREATE SCHEMA other; ALTER TABLE ledger DROP CONSTRAINT ledger_name_key")
+        self.run(
+            session,
+            "SET synchronous_commit = off; SET search_path = other; SET statement_timeout = '1h'; SET lock_timeout = 7",
+            last=lambda: [(shown, [name]) for name in names],
+        )
+        default = query(database_url, "SHOW synchronous_commit")[0][0]
+        assert self.marks(database_url, query) == sorted(['"$user", public', "0", "0", "app", default])
+
+    def test_nothing_that_it_did_to_the_session_is_left(
+        self, session: PostgresSession, server: Any, database: str, query: Query
+    ) -> None:
+        role = f"weak_{database}"
+        query(server.admin_url(database), f"CREATE ROLE {role}; GRANT {role} TO app")
+        self.run(
+            session,
+            "CREATE TEMP TABLE leftover (i int); LISTEN somebody; PREPARE statement AS SELECT 1;"
+            "DECLARE leftover CURSOR WITH HOLD FOR SELECT 1; SET lock_timeout = '1h'; SET search_path = '';"
+            "SELECT pg_advisory_lock(-5), pg_advisory_lock(-5), pg_advisory_lock_shared(-7, 8);"
+            "SELECT pg_advisory_lock(7, -8), pg_advisory_lock(5::bigint << 40);"
+            f"SET ROLE {role};",
+        )
+        for name, value in {"lock_timeout": "0", "search_path": '"$user", public', "role": "none"}.items():
+            assert session.execute(f"SHOW {name}") == [(value,)], name
+        for left in ("pg_listening_channels()", "pg_prepared_statements", "pg_cursors WHERE is_holdable"):
+            assert session.execute(f"SELECT FROM {left}") == [], left
+        assert session.execute("SELECT to_regclass('leftover')") == [(None,)]
+        held = f"SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND pid = {session.backend}"
+        assert session.execute(held) == [(1,)]
+        session.require_lock()
+        query(server.admin_url(database), f"DROP ROLE {role}")
+
+    def test_a_signal_cancels_it_and_takes_all_back(
+        self, session: PostgresSession, server: Any, database_url: str, query: Query
+    ) -> None:
+        def stop(number: int, frame: object) -> None:
+            raise Interrupted(143)
+
+        before = signal.signal(signal.SIGALRM, stop)
+        start = time.monotonic()
+        try:
+            signal.setitimer(signal.ITIMER_REAL, 0.3)
+            with pytest.raises(Interrupted):
+                self.run(session, "CREATE TABLE a (); SELECT pg_sleep(30);")
+        finally:
+            signal.signal(signal.SIGALRM, before)
+        assert time.monotonic() - start < 15
+        state = f"SELECT state FROM pg_stat_activity WHERE pid = {session.backend}"
+        assert query(server.admin_url("postgres"), state) == [("idle",)]
+        assert query(database_url, "SELECT to_regclass('a')") == [(None,)]
+        session.require_lock()
+
+    def test_others_see_the_script_itself_while_it_runs(
+        self, session: PostgresSession, database_url: str, query: Query, wait_until: WaitUntil
+    ) -> None:
+        text = "SELECT pg_sleep(1) -- mine"
+        running = threading.Thread(target=self.run, args=[session, text])
+        running.start()
+        shown = "SELECT query FROM pg_stat_activity WHERE wait_event = 'PgSleep' AND datname = current_database()"
+        assert wait_until(lambda: query(database_url, shown)) == [(text,)]
+        running.join()
 
 
 class TestReset:

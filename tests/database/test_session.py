@@ -345,3 +345,44 @@ class TestTransaction:
             session.connection.execute(home.endless)
         assert home.count() == (0, 0)
         session.require_lock()
+
+
+class TestScript:
+    @pytest.fixture(autouse=True)
+    def table(self, home: Home) -> None:
+        home.query("CREATE TABLE work (i integer)")
+        home.query("CREATE TABLE ledger (i integer)")
+
+    def run(self, session: Session, text: str, begun: Callable[[list[Any]], None] = lambda rows: None) -> None:
+        asked = (f"SELECT count(*) FROM {session.qualify('work')}", ())
+        last = [("INSERT INTO ledger VALUES (%s)", [1]), ("INSERT INTO ledger VALUES (%s)", [2])]
+        session.run_script(text, session.dialect.split(text).statements, 5.0, asked, begun, lambda: last)
+
+    def test_what_is_last_commits_with_it_and_what_is_asked_first_is_told(self, session: Session, home: Home) -> None:
+        told: list[Any] = []
+        self.run(session, "INSERT INTO work VALUES (1);\nINSERT INTO work VALUES (2);", told.append)
+        assert home.count() == (2, 2) and not session.in_transaction
+        self.run(session, "CREATE TEMP TABLE leftover (i integer);", told.append)
+        assert told == [[(0,)], [(2,)]]
+        self.run(session, "CREATE TEMP TABLE leftover (i integer);")
+
+    def test_where_the_answer_is_not_as_it_should_be_nothing_is_done(self, session: Session, home: Home) -> None:
+        def refuse(rows: list[Any]) -> None:
+            raise LockLost("it is gone")
+
+        with pytest.raises(LockLost, match="it is gone"):
+            self.run(session, "INSERT INTO work VALUES (1);", refuse)
+        assert home.count() == (0, 0) and not session.in_transaction
+
+    def test_one_that_fails_leaves_nothing_and_says_where(self, session: Session, home: Home) -> None:
+        text = "INSERT INTO work VALUES (1);\nSELECT nonsense;"
+        with pytest.raises(AtStatement) as caught:
+            self.run(session, text)
+        assert caught.value.offset is not None and text[caught.value.offset :].startswith(("SELECT", "nonsense"))
+        assert home.count() == (0, 0) and not session.in_transaction
+        self.run(session, "INSERT INTO work VALUES (1);")
+        assert home.count() == (1, 2)
+
+    def test_one_without_a_statement_is_marked_too(self, session: Session, home: Home) -> None:
+        self.run(session, "-- nothing to do\n")
+        assert home.count() == (0, 2)

@@ -8,7 +8,8 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
+from functools import cache
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from startup import log, roots
@@ -28,7 +29,7 @@ from startup.database.postgres.reach import (
     session_settings,
     sqlstate,
 )
-from startup.database.session import WATCH, Crowd, Holder, Row, Session
+from startup.database.session import WATCH, Crowd, Holder, Query, Row, Session
 from startup.database.tables import YOYOS, family_of
 from startup.errors import EndedInside, LockLost, LockUnavailable, SettingError, StartupError, TaskFailed, Unreachable
 from startup.patience import Announcer, Stopwatch, poll
@@ -48,6 +49,8 @@ QUEUED = 0.25
 #: How often a pooler that is said to keep sessions apart is put to the test.
 POOLER_PROBES = 10
 _RESTORE = "RESET SESSION AUTHORIZATION; RESET ROLE; RESET ALL; "
+#: What would end a COMMIT that has much to look at.
+_LIMITS = ("statement_timeout", "lock_timeout", "transaction_timeout")
 _DISCARD = "UNLISTEN *; CLOSE ALL; DEALLOCATE ALL; DISCARD SEQUENCES; DISCARD TEMP; "
 _COMMITTED = (
     "the transaction was committed or rolled back from inside (COMMIT, ROLLBACK or the like), so its work and its "
@@ -125,6 +128,18 @@ def _is_lock(key: int) -> str:
     )
 
 
+#: What this session holds, which is always of its own database: pg_locks, without what a view costs each file.
+_LOCKS = (
+    "classid, objid, objsubid, mode FROM pg_catalog.pg_lock_status() WHERE locktype = 'advisory' AND granted"
+    " AND pid = pg_catalog.pg_backend_pid()"
+)
+
+
+def _signed(number: int, bits: int) -> int:
+    """What pg_locks shows as an unsigned *number*."""
+    return number - (1 << bits) if number >> (bits - 1) else number
+
+
 class PostgresSession(Session):
     """See :class:`startup.database.Session`."""
 
@@ -165,6 +180,8 @@ class PostgresSession(Session):
         if not known:
             self._refuse_pooler(pooler)
         self._settings = self._set(session_settings(connection.info.server_version, connect_arguments, address.schema))
+        #: Whatever this role's own limits are, to the end of a transaction.
+        self._unlimited = "; ".join(f"SET LOCAL {name} = 0" for name in _LIMITS if f"'{name}'" in self._settings)
         parameters = connection.info.get_parameters()
         decided = address.schema
         if decided is None and decided_by(parameters):
@@ -342,19 +359,37 @@ class PostgresSession(Session):
             cursor.execute(sql, parameters or None)
             while cursor.nextset():
                 pass
-            return cursor.fetchall() if cursor.description else []
+            return cursor.fetchall() if _has_rows(cursor) else []
+
+    def _results(self, sql: str) -> list[list[Row]]:
+        """The rows of each statement that has any to give, in one message."""
+        from psycopg.rows import tuple_row
+
+        found = []
+        with self.connection.cursor(row_factory=tuple_row) as cursor:
+            cursor.execute(sql, prepare=False)
+            while True:
+                if _has_rows(cursor):
+                    found.append(cursor.fetchall())
+                if not cursor.nextset():
+                    return found
+
+    def _text(self, queries: Sequence[Query]) -> str:
+        """Several statements with their parameters in them, for one message."""
+        from psycopg import ClientCursor
+
+        with ClientCursor(self.connection) as cursor:
+            return "; ".join(cursor.mogrify(sql, parameters) if parameters else sql for sql, parameters in queries)
 
     def execute(self, sql: str, parameters: Sequence[object] = ()) -> list[Row]:
         """Run one statement; its rows, or none. LockLost or Unreachable when the session is gone."""
         with self._alive():
             return self._rows(sql, parameters)
 
-    def execute_all(self, statements: Sequence[tuple[str, Sequence[object]]]) -> None:
+    def execute_all(self, statements: Sequence[Query]) -> None:
         """Run several statements that give no rows in one message; errors as of :meth:`execute`."""
-        from psycopg import ClientCursor
-
-        with self._alive(), ClientCursor(self.connection) as cursor:
-            cursor.execute("; ".join(cursor.mogrify(sql, parameters) for sql, parameters in statements))
+        with self._alive():
+            self._rows(self._text(statements))
 
     def execute_script(self, text: str, statements: Sequence[Statement]) -> None:
         """All of them in one message: no round trip and no savepoint for each. AtStatement for the one that fails."""
@@ -364,15 +399,8 @@ class PostgresSession(Session):
 
         from startup.database.statement import AtStatement
 
-        class Counting(psycopg.Cursor[Any]):
-            count = 0
-
-            def _check_results(self, results: list[Any]) -> None:
-                self.count = len(results)
-                super()._check_results(results)
-
         first, last = statements[0], statements[-1]
-        with Counting(self.connection) as cursor:
+        with _counting()(self.connection) as cursor:
             try:
                 cursor.execute(text[first.offset : last.offset + len(last.text)].encode(), prepare=False)
             except psycopg.Error as error:
@@ -431,14 +459,28 @@ class PostgresSession(Session):
 
         In the block psycopg refuses ``commit()``, ``rollback()`` and ``with connection:``.
         """
+
+        def commit(ours: int) -> None:
+            if before_commit is not None:
+                self._rows(_RESTORE + self._settings)  # what follows is not under the block's role or search_path
+                before_commit()
+
+        with self._guarded(self.connection.transaction(), lambda: self._begun(table_lock_timeout)[0], commit):
+            yield
+
+    @contextmanager
+    def _guarded(
+        self, transaction: AbstractContextManager[object], begin: Callable[[], int], commit: Callable[[int], None]
+    ) -> Iterator[None]:
+        """A block in *transaction*, whose id *begin* gives; *commit*, with that id, where block and lock are right."""
         import psycopg
 
         if self.in_transaction:
             raise RuntimeError("a transaction is open already")
         ours: int | None = None
         try:
-            with self._alive(), self.connection.transaction():
-                ours = self._begun(table_lock_timeout)
+            with self._alive(), transaction:
+                ours = begin()
                 try:
                     yield
                 except psycopg.Rollback as error:
@@ -449,27 +491,77 @@ class PostgresSession(Session):
                         _raise_ended_inside(error)
                     raise
                 self._require_transaction(ours)
-                if before_commit is not None:
-                    self._rows(_RESTORE + self._settings)  # what follows is not under the block's role or search_path
-                    before_commit()
+                commit(ours)
         except Exception as error:
             if ours is not None and self._has_committed(ours):  # and had begun another one
                 _raise_ended_inside(error)
             raise
 
-    def _begun(self, table_lock_timeout: float | None) -> int:
-        """The id of the transaction that is open now, with that limit set in it."""
+    def _begun(self, table_lock_timeout: float | None, begin: str = "", then: str = "") -> tuple[int, list[Row]]:
+        """The id of the transaction that is open, or that *begin* opens, with that limit set in it; *then*'s rows."""
         import psycopg
 
+        limit = "" if table_lock_timeout is None else f"SET LOCAL lock_timeout = {round(table_lock_timeout * 1000)}; "
         try:
-            ((ours, _),) = self._rows(
-                "SELECT pg_catalog.txid_current(), pg_catalog.set_config('lock_timeout', coalesce(%s,"
-                " pg_catalog.current_setting('lock_timeout')), true)",
-                [None if table_lock_timeout is None else str(round(table_lock_timeout * 1000))],
-            )
+            ((ours,),), *rows = self._results(f"{begin}{limit}SELECT pg_catalog.txid_current(){then}")
         except psycopg.errors.ReadOnlySqlTransaction as error:
             raise Unreachable(f"the database at {self.address.masked} cannot be written to: {error}") from error
-        return int(ours)
+        return int(ours), rows[0] if rows else []
+
+    def run_script(
+        self,
+        text: str,
+        statements: Sequence[Statement],
+        table_lock_timeout: float | None,
+        first: Query,
+        begun: Callable[[list[Row]], None],
+        last: Callable[[], Sequence[Query]],
+    ) -> None:
+        """See :meth:`startup.database.session.Session.run_script`: four messages, the *statements* one by themselves.
+
+        The others: BEGIN with what is asked first; the guards, which are compared here; what is last, with COMMIT and
+        what makes the session as it was.
+        """
+        locks: list[Row] | None = None
+
+        def begin() -> int:
+            isolated = "BEGIN ISOLATION LEVEL READ COMMITTED; "
+            ours, rows = self._begun(table_lock_timeout, isolated, f"; {self._text([first])}")
+            begun(rows)
+            return ours
+
+        def commit(ours: int) -> None:
+            nonlocal locks
+            now = self.connection.pgconn.parameter_status
+            if (now(b"client_encoding"), now(b"standard_conforming_strings")) != (b"UTF8", b"on"):
+                self._rows(_RESTORE + self._settings)  # or what is sent would be read in another way
+            as_new = f"{self._as_new}; SELECT {_LOCKS}"
+            queries = [(_RESTORE + self._unlimited, ()), *last(), ("COMMIT", ()), (as_new, ())]
+            try:
+                locks = self._rows(self._text(queries))
+            except Exception:
+                if not self._has_committed(ours):
+                    raise
+
+        with self._guarded(self._rolled_back(), begin, commit):
+            self.execute_script(text, statements)
+        if locks is None:  # what follows COMMIT has failed, and may do so again
+            self.reset()
+        else:
+            with self._alive():
+                self._unlock_others(locks)
+
+    @contextmanager
+    def _rolled_back(self) -> Iterator[None]:
+        """After an error no transaction is open that was begun in the block, where no Python code could end it."""
+        try:
+            yield
+        except BaseException:
+            self._settle()
+            with suppress(Exception):  # what failed stands
+                if self.in_transaction:
+                    self._rows("ROLLBACK")
+            raise
 
     def _has_committed(self, transaction: int) -> bool:
         with suppress(Exception):  # what failed before stands
@@ -485,12 +577,20 @@ class PostgresSession(Session):
             raise TaskFailed("a statement failed and its error was swallowed: the transaction is rolled back")
         if status == TransactionStatus.IDLE:
             raise EndedInside(_COMMITTED)
+        if self._all_is_ours(ours):
+            return
         ours_still = self._lock_is_ours or "true"
         ((now, locked),) = self._rows(f"SELECT pg_catalog.txid_current_if_assigned(), {ours_still}")
         if now != ours:
             raise EndedInside(_COMMITTED)
         if not locked:
             raise self._let_go()
+
+    def _all_is_ours(self, transaction: int) -> bool:
+        """A short look, for which each file pays; where it is not content, the long one has the words."""
+        rows = self._rows(f"SELECT pg_catalog.txid_current_if_assigned(), {_LOCKS}")
+        held = {_signed(row[1] << 32 | row[2], 64) for row in rows if row[3:] == (1, "ExclusiveLock")}
+        return bool(rows) and rows[0][0] == transaction and held.issuperset(self._held_keys)
 
     def _settle(self) -> None:
         """After an exception from outside (a signal handler's) a statement may still run: cancel it, read its end."""
@@ -521,23 +621,25 @@ class PostgresSession(Session):
             connection.isolation_level = self._isolation
             connection.read_only = connection.deferrable = connection.prepare_threshold = None
             connection.row_factory, connection.cursor_factory = tuple_row, Cursor
-            self._unlock_others(f"{_DISCARD}{_RESTORE}{self._settings}; ")
+            self._unlock_others(self._rows(f"{self._as_new}; SELECT {_LOCKS}"))
 
-    def _unlock_others(self, first: str) -> None:
-        """Run *first*, and look. A bigint key's halves are put together again; a pair of ints has objsubid 2."""
-        left = (
-            "SELECT (classid::bigint << 32) | objid::bigint, classid::bigint::bit(32)::int,"
-            " objid::bigint::bit(32)::int, objsubid = 1, CASE mode WHEN 'ShareLock' THEN '_shared' ELSE '' END"
-            " FROM pg_catalog.pg_locks"
-            " WHERE locktype = 'advisory' AND pid = pg_catalog.pg_backend_pid()"
-            + "".join(f" AND NOT ({_is_lock(key)})" for key in self._keys)
-        )
-        rows = self._rows(first + left)
-        while rows:
-            for key, first, second, single, shared in rows:
-                call = f"{key}::bigint" if single else f"({first})::int, ({second})::int"
-                self._rows(f"SELECT pg_catalog.pg_advisory_unlock{shared}({call})")
-            rows = self._rows(left)
+    @property
+    def _as_new(self) -> str:
+        """SQL that undoes what was done to the server's session, advisory locks aside; outside a transaction."""
+        return f"{_DISCARD}{_RESTORE}{self._settings}"
+
+    def _unlock_others(self, rows: list[Row]) -> None:
+        """Of *rows* of _LOCKS let go what is not ours. A bigint key has objsubid 1, and a pair of integers 2."""
+        while True:
+            others = [row for row in rows if not (row[2] == 1 and _signed(row[0] << 32 | row[1], 64) in self._keys)]
+            for first, second, kind, mode in others:
+                pair = f"({_signed(first, 32)})::int, ({_signed(second, 32)})::int"
+                key = f"({_signed(first << 32 | second, 64)})::bigint" if kind == 1 else pair
+                shared = "_shared" if mode == "ShareLock" else ""
+                self._rows(f"SELECT pg_catalog.pg_advisory_unlock{shared}({key})")
+            if not others:
+                return
+            rows = self._rows(f"SELECT {_LOCKS}")
 
     @contextmanager
     def quiet(self) -> Iterator[None]:
@@ -613,11 +715,15 @@ class PostgresSession(Session):
         return [self._key] if self._second_key is None else [self._key, self._second_key]
 
     @property
+    def _held_keys(self) -> list[int]:
+        return self._keys if self._held else self._keys[1:]
+
+    @property
     def _lock_is_ours(self) -> str:
         """SQL that is true while every lock that we took is still there."""
         return " AND ".join(
             f"EXISTS (SELECT FROM pg_catalog.pg_locks WHERE {_is_lock(key)} AND pid = pg_catalog.pg_backend_pid())"
-            for key in (self._keys if self._held else self._keys[1:])
+            for key in self._held_keys
         )
 
     def _migrations_key(self) -> int:
@@ -705,6 +811,26 @@ class PostgresSession(Session):
                 return connection.execute(sql).fetchall()
 
         return on_thread(ask, ASIDE, lambda rows: None)
+
+
+def _has_rows(cursor: Any) -> bool:
+    """As its ``description`` tells, which is made anew for each question, column by column."""
+    return bool(cursor.pgresult and cursor.pgresult.nfields)
+
+
+@cache
+def _counting() -> Any:
+    """A cursor that knows how many results there were, that of an error included."""
+    import psycopg
+
+    class Counting(psycopg.Cursor[Any]):
+        count = 0
+
+        def _check_results(self, results: list[Any]) -> None:
+            self.count = len(results)
+            super()._check_results(results)
+
+    return Counting
 
 
 #: A BEGIN too many, a COMMIT or SET LOCAL without one: where it matters it is refused, in words of its own.

@@ -32,7 +32,8 @@ _SPACE = re.compile(r"\s*(?:--[^\n]*\n\s*){0,50}")
 # of one line, parentheses one level deep. Matched within _SHORT characters only: `re` remembers each character that it
 # could give back, which takes a hundred times the text's memory.
 _SHORT = 2000
-_NO_MARK = r"(?:[^'\"$;()\\/-]|-(?!-)|/(?!\*))*"
+_UNMARKED = r"[^'\"$;()\\/-]*"
+_NO_MARK = rf"{_UNMARKED}(?:(?:-(?!-)|/(?!\*)){_UNMARKED})*"
 _ESCAPED = r"(?<=[^\w$][eE])'(?:[^'\\\n]*\\.)+[^'\\\n]*'"
 _STRING = rf"(?:'[^'\\\n]*'|\"[^\"\n]*\"|{_ESCAPED}|(?<![\w$])\$\$[^$\n]*\$\$)"
 _PLAIN = re.compile(
