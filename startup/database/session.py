@@ -122,6 +122,8 @@ class Session(Protocol):
     dialect: Dialect
     #: psycopg.Connection (autocommit), or sqlite3.Connection (isolation_level=None). Another one after reset().
     connection: Any
+    #: May it be asked only? What takes a lock, or writes, is another session's then.
+    only_looks: bool = False
     #: The lock file's descriptor, for children that shall keep the lock while they live; None without a file.
     lock_fd: int | None = None
     #: The server's process behind it; 0 where there is none.

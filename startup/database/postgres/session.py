@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import logging
 import os
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Any, NoReturn
+from functools import partial
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from startup import log, roots
 from startup.database.postgres import activity
@@ -21,7 +21,8 @@ from startup.database.postgres.reach import (
     Silence,
     arguments,
     dead_peer_seconds,
-    dial,
+    limit,
+    of_the_statement,
     on_thread,
     one_line,
     reach,
@@ -35,10 +36,9 @@ from startup.patience import Announcer, Stopwatch, poll
 from startup.settings.address import Address
 
 if TYPE_CHECKING:
-    import psycopg
-
     from startup.database.statement import Statement
 
+AnySession = TypeVar("AnySession", bound="PostgresSession")
 #: For a question on a second connection, in seconds.
 ASIDE = 5.0
 #: The advisory lock for making tables: held for a moment, by one who waits for nothing.
@@ -76,35 +76,64 @@ def connect(
     not answer in time, SettingError when a pooler is in between and that is not said, or not true.
     """
     try:
-        import psycopg  # noqa: F401
+        import psycopg
     except ImportError as error:
         raise SettingError(
             f"DATABASE_URL is '{address.masked}', which needs psycopg, and {sys.executable} cannot import it "
             f"({error}): right would be {sys.executable} -m pip install 'psycopg[binary]>=3.2'"
         ) from error
+    import logging
+
     logging.getLogger("psycopg").addHandler(logging.NullHandler())
+
+    def dial(connect_arguments: dict[str, Any], seconds: float | None) -> psycopg.Connection[Row]:
+        try:
+            return on_thread(
+                lambda: psycopg.connect(
+                    **{"connect_timeout": limit(seconds), **connect_arguments}, autocommit=True, prepare_threshold=None
+                ),
+                seconds,
+                lambda connection: connection.close(),
+            )
+        except psycopg.errors.ConnectionTimeout as error:
+            raise TimeoutError(str(error)) from error
+
+    make = partial(PostgresSession, namespace=namespace, pooler=pooler, reads_only=reads_only, report=report)
+    return establish(dial, make, address, node, timeout, pooler, lock_timeout, again, report)
+
+
+def establish(
+    dial: Callable[[dict[str, Any], float | None], Any],
+    make: Callable[..., AnySession],
+    address: Address,
+    node: str,
+    timeout: float,
+    pooler: bool,
+    lock_timeout: float,
+    again: float | None,
+    report: log.Report,
+) -> AnySession:
+    """Make a session of the first connection that *dial* gets within the time that it is given, as of connect()."""
     connect_arguments = arguments(address, node)
     if not roots.make_known() and "system" in (connect_arguments.get("sslrootcert"), os.environ.get("PGSSLROOTCERT")):
         raise SettingError(f"DATABASE_URL is '{address.masked}' with sslrootcert=system, and {roots.MISSING}")
 
     known = again is not None  # what a session before has found out of the pooler
 
-    def attempt(seconds: float | None) -> PostgresSession:
+    def attempt(seconds: float | None) -> AnySession:
         connection = dial(connect_arguments, seconds)
         silence = Silence(connection, TRY if seconds is None else min(TRY, seconds))
         try:
             with silence:
-                return PostgresSession(
-                    connection, address, namespace, connect_arguments, pooler, reads_only, lock_timeout, report, known
-                )
+                return make(connection, address, connect_arguments, lock_timeout=lock_timeout, known=known)
         except BaseException as error:
             connection.close()
             if silence.broken and isinstance(error, Exception):
                 raise (PoolIsFull if pooler else TimeoutError)(f"no answer within {silence.seconds:.1f} s") from error
             raise
 
-    limit = again if again is not None else lock_timeout if pooler else 0.0
-    return reach(attempt, lambda left: sqlstate(connect_arguments, left), address, timeout, report, limit)
+    last = again if again is not None else lock_timeout if pooler else 0.0
+    return reach(attempt, lambda left: sqlstate(connect_arguments, left), address, timeout, report, last)
 
 
 def lock_key(name: str, kind: str = "startup-tasks") -> int:
@@ -132,21 +161,19 @@ class PostgresSession(Session):
 
     def __init__(
         self,
-        connection: psycopg.Connection[Row],
+        connection: Any,
         address: Address,
-        namespace: str,
         connect_arguments: dict[str, Any],
+        *,
+        namespace: str,
         pooler: bool,
         reads_only: bool,
         lock_timeout: float,
         report: log.Report,
         known: bool,
     ) -> None:
-        from psycopg import IsolationLevel
-
-        self.connection: Any = connection
+        self.connection = connection
         self.address = address
-        self._isolation = IsolationLevel.READ_COMMITTED
         self._arguments = connect_arguments
         self.lock_timeout = lock_timeout
         self._report = report
@@ -156,7 +183,7 @@ class PostgresSession(Session):
         self._is_lock = _is_lock(key)
         #: The migrations' lock, while it is held beside the other.
         self._second_key: int | None = None
-        connection.isolation_level = self._isolation
+        self._prepare()
         connection.add_notice_handler(_tell)
         #: As the server sees it: a pooler tells another.
         asked = pooler or not known
@@ -171,6 +198,19 @@ class PostgresSession(Session):
             decided = first_named(self._rows("SELECT pg_catalog.current_setting('search_path')")[0][0])
         self.homes = Homes(decided, namespace, reads_only)
         self._dead_peer = dead_peer_seconds(connection.info.host, parameters)
+
+    def _prepare(self) -> None:
+        """What is set on the connection itself."""
+        from psycopg import IsolationLevel
+
+        self.connection.isolation_level = IsolationLevel.READ_COMMITTED
+
+    def _second(self) -> Any:
+        """One more connection, for a moment; its limit, ASIDE seconds, does not count the lookup of a name."""
+        import psycopg
+
+        second = {"connect_timeout": int(ASIDE), **self._arguments}
+        return psycopg.connect(**second, autocommit=True, prepare_threshold=None)
 
     # What the session is
 
@@ -199,17 +239,15 @@ class PostgresSession(Session):
 
         Where the pool is full the second waits. If we are answered meanwhile, we do not wait behind it: it is ours.
         """
-        import psycopg
-
         pid = "SELECT pg_catalog.pg_backend_pid()"
         connected, answered = threading.Event(), threading.Event()
         seen: list[Row] = []
 
         def ask() -> None:
-            with suppress(Exception), psycopg.connect(**{"connect_timeout": int(ASIDE), **self._arguments}) as second:
+            with suppress(Exception), self._second() as second:
                 connected.set()
                 for _ in range(POOLER_PROBES):
-                    seen.extend(second.execute(pid).fetchall())
+                    seen.extend(second.execute(pid))
                     answered.set()
 
         threading.Thread(target=ask, name="startup-second", daemon=True).start()
@@ -220,7 +258,6 @@ class PostgresSession(Session):
 
     def _set(self, settings: dict[str, str]) -> str:
         """Apply *settings*, without those that this server refuses; the statement that does it again."""
-        import psycopg
 
         def statement(names: Sequence[str]) -> str:
             calls = (f"set_config('{name}', '{settings[name].replace(chr(39), chr(39) * 2)}', false)" for name in names)
@@ -230,9 +267,9 @@ class PostgresSession(Session):
             try:
                 self._rows(statement(names))
                 return True
-            except psycopg.OperationalError:
-                raise
-            except psycopg.Error as error:
+            except Exception as error:
+                if not of_the_statement(error):
+                    raise
                 log.debug(f"the server refuses one of {', '.join(names)}: {one_line(error)}")
                 return False
 
@@ -518,7 +555,7 @@ class PostgresSession(Session):
             if connection.info.transaction_status != TransactionStatus.IDLE:
                 self._rows("ROLLBACK")
             connection.autocommit = True
-            connection.isolation_level = self._isolation
+            self._prepare()
             connection.read_only = connection.deferrable = connection.prepare_threshold = None
             connection.row_factory, connection.cursor_factory = tuple_row, Cursor
             self._unlock_others(f"{_DISCARD}{_RESTORE}{self._settings}; ")
@@ -697,12 +734,11 @@ class PostgresSession(Session):
 
     def aside(self, sql: str) -> list[Row]:
         """Ask *sql* on a short-lived connection of its own, within ASIDE seconds."""
-        import psycopg
 
         def ask() -> list[Row]:
-            with psycopg.connect(**{"connect_timeout": int(ASIDE), **self._arguments}) as connection:
+            with self._second() as connection:
                 connection.execute(self._settings)
-                return connection.execute(sql).fetchall()
+                return list(connection.execute(sql))
 
         return on_thread(ask, ASIDE, lambda rows: None)
 
