@@ -41,6 +41,8 @@ class Migrate(Builtin):
         if not state.nothing_to_do or any(record.id in self.catalog.by_id for record in state.interrupted):
             return False
         if state.locked:
+            if session.only_looks:  # there may be a row to clear
+                return False
             from startup.migrations import lock
 
             lock.clear_stale(session)

@@ -96,7 +96,7 @@ class Runner:
 
     def _keep_promise(self, tasks: Sequence[Task]) -> None:
         """Done already? Take the lock; done now? Run, record, next."""
-        if self._open() or not waiting.Waiting(self._cluster, tasks, self._say_waiting).until_locked():
+        if self._open(tasks) or not waiting.Waiting(self._cluster, tasks, self._say_waiting).until_locked():
             self._run_between(tasks)
             self._end(DONE)
             return
@@ -116,11 +116,11 @@ class Runner:
         self._journal.close(session, DONE)  # a session that is lost from here on is seen by what comes last
         session.unlock()
 
-    def _open(self) -> bool:
-        """Is there a session now, and was everything found done while the app booted?"""
+    def _open(self, tasks: Sequence[Task]) -> bool:
+        """Was everything found done, while the app booted or now? Else there is a session."""
         self._journal.begin(journal.WAIT, "database")
         try:
-            return self._cluster.open_prepared()
+            return self._cluster.open_prepared(tasks)
         finally:
             self._journal.end()
 

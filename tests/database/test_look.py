@@ -1,4 +1,4 @@
-"""The session that can only be asked answers as psycopg's does, without its import. See test_postgres_session.py, too."""
+"""The session that can only be asked answers as psycopg's does, without its import."""
 
 from __future__ import annotations
 

@@ -46,7 +46,7 @@ sys.exit(code)
 """
 
 
-def test_what_applies_migrations_is_not_loaded(migrated: Startup) -> None:
+def test_neither_what_applies_migrations_nor_psycopg_is_loaded(migrated: Startup) -> None:
     done = subprocess.run(
         [sys.executable, "-I", "-c", SHOW, str(ROOT)],
         cwd=migrated.directory,
@@ -58,5 +58,11 @@ def test_what_applies_migrations_is_not_loaded(migrated: Startup) -> None:
         check=True,
     )
     loaded = set(done.stdout.split())
-    assert {"startup.migrations.tables", "psycopg"} <= loaded
-    assert not loaded & {"yoyo", "startup.migrations.apply", "startup.migrations.sqltext", "startup.database.statement"}
+    assert {"startup.migrations.tables", "startup.database.postgres.look"} <= loaded
+    assert not loaded & {
+        "psycopg",
+        "yoyo",
+        "startup.migrations.apply",
+        "startup.migrations.sqltext",
+        "startup.database.statement",
+    }

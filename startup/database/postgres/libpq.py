@@ -147,7 +147,7 @@ class Connection:
         """Begin to connect; :meth:`complete` goes on. Looks names up, and so may take long."""
         self._library = library
         self._handler: Callable[[Notice], None] | None = None
-        self._lock = threading.Lock()  # between its end and a cancel from another thread
+        self._lock = threading.Lock()  # another thread may end it
         self._receiver = _Receiver(self._notice)  # kept for as long as libpq may call it
         keywords = (c_char_p * (len(parameters) + 1))(*(name.encode() for name in parameters), None)
         values = (c_char_p * (len(parameters) + 1))(*(text.encode() for text in parameters.values()), None)
@@ -166,7 +166,7 @@ class Connection:
             if not self._wait(select.POLLIN if status == _POLL_READING else select.POLLOUT, until):
                 self.close()
                 raise TimeoutError(f"no answer within {time.monotonic() - started:.1f} s")
-            status = library.PQconnectPoll(self._pointer)
+            status = library.PQconnectPoll(self._pointer)  # nobody else knows this connection yet
         if status == _POLL_FAILED:
             raise self._failed("connection failed: ")
         library.PQsetnonblocking(self._pointer, 1)
@@ -193,8 +193,7 @@ class Connection:
         first, *rest = sql.split("%s")
         numbered = first + "".join(f"${number}{text}" for number, text in enumerate(rest, 1))
         values = (c_char_p * max(1, len(parameters)))(*map(_value, parameters))
-        sent = numbered.encode(), len(parameters), None, values, None, None, 0
-        if self._pointer is None or not self._library.PQsendQueryParams(self._pointer, *sent):
+        if not self._call("PQsendQueryParams", numbered.encode(), len(parameters), None, values, None, None, 0):
             raise self._broken()
         try:
             return self._receive()
@@ -206,9 +205,9 @@ class Connection:
 
     def _receive(self) -> list[Row]:
         library = self._library
-        while (left := library.PQflush(self._pointer)) > 0:
+        while (left := self._call("PQflush")) > 0:
             self._wait(select.POLLIN | select.POLLOUT)
-            library.PQconsumeInput(self._pointer)
+            self._call("PQconsumeInput")
         if left < 0:
             raise self._broken()
         rows: list[Row] = []
@@ -228,11 +227,11 @@ class Connection:
         return rows
 
     def _result(self) -> int | None:
-        while self._library.PQisBusy(self._pointer):
+        while self._call("PQisBusy"):
             self._wait(select.POLLIN)
-            if not self._library.PQconsumeInput(self._pointer):
+            if not self._call("PQconsumeInput"):
                 raise self._broken()
-        found: int | None = self._library.PQgetResult(self._pointer)
+        found: int | None = self._call("PQgetResult")
         return found
 
     def _rows(self, result: int) -> list[Row]:
@@ -261,8 +260,12 @@ class Connection:
         return Error(what + message)
 
     def _broken(self) -> Error:
-        message = _text(self._library.PQerrorMessage(self._pointer)).strip() if self._pointer else ""
-        return Error(message or "the connection is closed")
+        return Error(_text(self._call("PQerrorMessage")).strip())
+
+    def _call(self, name: str, *arguments: Any) -> Any:
+        """A function that does not block; to libpq a connection that was closed meanwhile is NULL, which it bears."""
+        with self._lock:
+            return getattr(self._library, name)(self._pointer, *arguments)
 
     def _notice(self, _: int | None, result: int) -> None:
         if self._handler is not None:
@@ -307,13 +310,14 @@ class Connection:
     @property
     def closed(self) -> bool:
         """Is it at its end, by whichever side?"""
-        return self._pointer is None or self._library.PQstatus(self._pointer) == _BAD
+        return bool(self._call("PQstatus") == _BAD)
 
     def fileno(self) -> int:
         """Its socket's descriptor."""
-        if self._pointer is None:
-            raise Error("the connection is closed")
-        return int(self._library.PQsocket(self._pointer))
+        descriptor = int(self._call("PQsocket"))
+        if descriptor < 0:
+            raise self._broken()
+        return descriptor
 
     @property
     def info(self) -> Connection:
@@ -322,15 +326,15 @@ class Connection:
 
     @property
     def backend_pid(self) -> int:
-        return int(self._library.PQbackendPID(self._pointer))
+        return int(self._call("PQbackendPID"))
 
     @property
     def server_version(self) -> int:
-        return int(self._library.PQserverVersion(self._pointer))
+        return int(self._call("PQserverVersion"))
 
     @property
     def host(self) -> str:
-        return _text(self._library.PQhost(self._pointer))
+        return _text(self._call("PQhost"))
 
     def get_parameters(self) -> dict[str, str]:
         """What is in force, wherever it came from, but for passwords."""
