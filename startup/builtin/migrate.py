@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
-from typing import TYPE_CHECKING, cast
 
 from startup import log
 from startup.builtin.builtin import Builtin
 from startup.database.session import Session
+from startup.records import replace
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from startup.migrations.apply import Drift
 
@@ -99,4 +99,6 @@ class Migrate(Builtin):
 
     @property
     def _drift(self) -> Drift:
+        from typing import cast
+
         return cast("Drift", self.settings.drift)

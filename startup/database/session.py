@@ -7,15 +7,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
 
 from startup.process.interrupts import watching
+from startup.records import dataclass
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any, Protocol
+
     from startup.database.statement import Split, Statement
 
-Row = tuple[Any, ...]
+    Row = tuple[Any, ...]
+else:
+    Protocol, Row = object, tuple
 #: How often the lock is looked up while a command runs, in seconds.
 WATCH = 1.0
 #: After so many seconds without an answer to a look a server is given up: as many as for a peer that vanished.

@@ -5,21 +5,15 @@ Nothing here opens a database or imports yoyo: a boot with nothing to do pays fo
 
 from __future__ import annotations
 
-import ast
-import atexit
-import difflib
-import glob
 import hashlib
-import heapq
 import os
 import re
 from collections.abc import Iterable, Sequence
-from contextlib import ExitStack, suppress
-from dataclasses import dataclass, field
+from contextlib import suppress
 from functools import cached_property
-from pathlib import Path
 
 from startup.errors import SettingError, TaskFailed
+from startup.records import dataclass, field
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -97,7 +91,8 @@ class Catalog:
 def read(path: str) -> str:
     """The text of the file at *path*. Raises TaskFailed, with the line, if it is not UTF-8 or cannot be read."""
     try:
-        content = Path(path).read_bytes()
+        with open(path, "rb") as file:
+            content = file.read()
         text = content.decode("utf-8-sig")
     except OSError as error:
         raise TaskFailed(f"{path}: cannot be read: {error.strerror}") from None
@@ -157,7 +152,7 @@ def _expand(wanted: str, given: bool) -> list[tuple[str, list[str]]] | str:
     if package := re.fullmatch(r"package:([^\s/:]+):(.*)", wanted):
         return _in_package(wanted, *package.groups())
     found: list[tuple[str, list[str]]] = []
-    for directory in sorted(glob.glob(wanted)):
+    for directory in _matching(wanted):
         if not os.path.isdir(directory):
             return f"{VARIABLE}={wanted!r}: {directory!r} is not a directory"
         try:
@@ -175,7 +170,18 @@ def _expand(wanted: str, given: bool) -> list[tuple[str, list[str]]] | str:
     return f"{VARIABLE}={wanted!r}: no such directory (the working directory is {os.getcwd()})"
 
 
+def _matching(wanted: str) -> list[str]:
+    """What is there of the name or pattern, sorted."""
+    if not re.search(r"[*?[]", wanted):
+        return [wanted] if os.path.lexists(wanted) else []
+    import glob
+
+    return sorted(glob.glob(wanted))
+
+
 def _in_package(wanted: str, package: str, directory: str) -> list[tuple[str, list[str]]] | str:
+    import atexit
+    from contextlib import ExitStack
     from importlib import resources
 
     try:
@@ -323,6 +329,8 @@ def depends(migration: Migration) -> tuple[str, ...]:
         from startup.migrations import sqltext
 
         return sqltext.depends(migration.text)
+    import ast
+
     try:
         tree = ast.parse(migration.text, migration.path)
     except (SyntaxError, ValueError) as error:
@@ -349,6 +357,10 @@ def in_order(migrations: Sequence[Migration], catalog: Catalog) -> list[Migratio
 
     Raises TaskFailed for a dependency that no file has, or a circle.
     """
+    if not migrations:
+        return []
+    import heapq
+
     position = {migration.id: number for number, migration in enumerate(migrations)}
     waits_for: dict[str, set[str]] = {}
     needed_by: dict[str, list[str]] = {}
@@ -376,6 +388,8 @@ def in_order(migrations: Sequence[Migration], catalog: Catalog) -> list[Migratio
 
 
 def _missing(migration: Migration, need: str, catalog: Catalog) -> str:
+    import difflib
+
     near = difflib.get_close_matches(need, [name for name in catalog.by_id if name != migration.id], 1)
     hint = f"; did you mean {near[0]!r}?" if near else ""
     return f"{_depends_line(migration, need)}: depends on {need!r}, which no file here has{hint}"
@@ -426,6 +440,8 @@ def _named_by_mistake(migration: Migration, catalog: Catalog) -> list[str]:
         return [f"{migration.path}:1: yoyo takes this file for a migration called {migration.id!r}: move it elsewhere"]
     stem, _, last = migration.id.rpartition(".")
     if stem and (stem in catalog.by_id or f"{stem}.up" in catalog.by_id):
+        import difflib
+
         near = difflib.get_close_matches(last.lower(), _TAKES_BACK, 1, 0.75)
         if near:
             return [

@@ -6,18 +6,14 @@ has come, and who applied it in what time. It only ever gains columns, so that o
 
 from __future__ import annotations
 
-import getpass
-import hashlib
 import os
-import uuid
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from datetime import datetime, timezone
 
 from startup.database.session import Row, Session
 from startup.database.tables import Table
 from startup.migrations import files
 from startup.migrations.files import Catalog, Migration
+from startup.records import dataclass, field
 
 OURS = Table(
     "startup_migration",
@@ -157,11 +153,15 @@ def _record(row: Row) -> Record:
 
 def _now() -> str:
     """In UTC without a zone, as yoyo stores it in both kinds of database."""
+    from datetime import datetime, timezone
+
     return datetime.now(timezone.utc).replace(tzinfo=None).isoformat(" ")
 
 
 def _user() -> str:
     """Who runs this, by name where the system knows one (a random user id has none)."""
+    import getpass
+
     try:
         return getpass.getuser()
     except (KeyError, OSError):
@@ -170,6 +170,8 @@ def _user() -> str:
 
 def log_row(node: str, operation: str, migration: Migration | None = None) -> dict[str, str | None]:
     """A row of yoyo's log, without yoyo's DNS query for the host's full name."""
+    import uuid
+
     return {
         "id": str(uuid.uuid1()),
         "migration_id": migration.id if migration else None,
@@ -264,4 +266,6 @@ class Marks:
 
 def _hash(migration: Migration) -> str:
     """yoyo's key of a migration: the id's hash, not the content's."""
+    import hashlib
+
     return hashlib.sha256(migration.id.encode()).hexdigest()

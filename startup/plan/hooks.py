@@ -6,9 +6,9 @@ import os
 import re
 import stat
 from collections.abc import Collection
-from dataclasses import dataclass, field
 from itertools import takewhile
 
+from startup.records import dataclass, field
 from startup.settings.parsers import POLICIES, normal
 from startup.spawn import shell
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 
 from startup import log
 from startup.database.session import Session
@@ -18,6 +17,7 @@ from startup.ledger.ledger import DONE, FAILED, RUNNING, STOPPED, Entry
 from startup.plan.planner import Plan
 from startup.plan.task import Task
 from startup.process.interrupts import Interrupts
+from startup.records import replace
 from startup.run import waiting
 from startup.run.cluster import Cluster
 from startup.run.execution import Execution

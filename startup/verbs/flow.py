@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from argparse import Namespace
 from collections.abc import Sequence
 from functools import partial
+from types import SimpleNamespace as Arguments
 
 from startup import log
 from startup.errors import APP_ENDED, APP_ENDED_UNANSWERED, AppEnded, PingTimeout, SettingError, StartupError
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from startup.run.runner import Runner
 
 
-def init(arguments: Namespace, interrupts: Interrupts) -> int:
+def init(arguments: Arguments, interrupts: Interrupts) -> int:
     """Run the post_start list, or the named tasks, and exit."""
     settings = common.load(warn=True)
     log.always(phase="post_start")
@@ -31,7 +31,7 @@ def init(arguments: Namespace, interrupts: Interrupts) -> int:
     return 0
 
 
-def phase(arguments: Namespace, interrupts: Interrupts) -> int:
+def phase(arguments: Arguments, interrupts: Interrupts) -> int:
     """Run one phase for entrypoint.sh; does not return, unless by an exception."""
     name, state = arguments.phase, State(arguments.state)
     proof.mark_by(lambda: state.write("proof", name))

@@ -5,14 +5,14 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from argparse import Namespace
 from pathlib import Path
+from types import SimpleNamespace as Arguments
 
 from startup.errors import StartupError
 from startup.process.interrupts import Interrupts
 
 
-def health(arguments: Namespace, interrupts: Interrupts) -> int:
+def health(arguments: Arguments, interrupts: Interrupts) -> int:
     """One line, the phase; 0 when ready. Does not return."""
     beside_package = Path(__file__).parents[2] / "entrypoint.sh"  # in a checkout
     beside_python = Path(sys.executable).parent / "startup-entrypoint"

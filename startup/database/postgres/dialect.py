@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from startup.database.session import Dialect
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from startup.database.statement import Split
 

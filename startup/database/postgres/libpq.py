@@ -17,9 +17,12 @@ from contextlib import suppress
 from ctypes import c_char_p, c_int, c_void_p
 from functools import cache
 from importlib.machinery import PathFinder
-from typing import Any
 
 from startup.database.session import Row
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 #: ConnStatusType, PostgresPollingStatusType, ExecStatusType, and what PQresultErrorField() is asked for.
 _BAD = 1

@@ -10,7 +10,6 @@ import time
 from collections.abc import Sequence
 from functools import partial
 from importlib.machinery import PathFinder
-from typing import Any, NoReturn
 
 from startup import log
 from startup.database.postgres import libpq
@@ -18,6 +17,10 @@ from startup.database.postgres import session as full
 from startup.database.postgres.reach import TRY, limit, on_thread
 from startup.database.session import Row
 from startup.settings.address import Address
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, NoReturn
 
 
 class NotForUs(Exception):

@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import os
-import queue
-import random
 import re
 import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import cache
-from typing import Any, TypeVar
 
 from startup import log
 from startup.database.postgres import libpq
 from startup.errors import LockUnavailable, SettingError, Unreachable
+from startup.records import dataclass
 from startup.settings.address import Address
 
-T = TypeVar("T")
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, TypeVar
+
+    T = TypeVar("T")
 
 #: NAMEDATALEN - 1: what PostgreSQL keeps of an application_name.
 NAME_BYTES = 63
@@ -346,6 +347,8 @@ def on_thread(function: Callable[[], T], seconds: float | None, discard: Callabl
 
     On a thread of its own: the C library's resolver heeds neither a signal nor a time limit, this wait heeds both.
     """
+    import queue
+
     answers: queue.SimpleQueue[tuple[T | None, BaseException | None]] = queue.SimpleQueue()
     given_up = threading.Event()
 
@@ -394,6 +397,8 @@ def reach(
     starts, at each change, and every 10 s. Raises Unreachable at once where waiting is no use, else when time is up;
     SettingError for a parameter that libpq cannot read.
     """
+    import random
+
     start, tries = time.monotonic(), 0
     deadline = start + timeout if timeout else None
     last = start + limit if limit else None

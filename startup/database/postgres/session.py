@@ -9,7 +9,6 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from startup import log, roots
 from startup.database.postgres import activity
@@ -35,10 +34,14 @@ from startup.errors import EndedInside, LockLost, LockUnavailable, SettingError,
 from startup.patience import Announcer, Stopwatch, poll
 from startup.settings.address import Address
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any, NoReturn, TypeVar
+
     from startup.database.statement import Statement
 
-AnySession = TypeVar("AnySession", bound="PostgresSession")
+    AnySession = TypeVar("AnySession", bound="PostgresSession")
+
 #: For a question on a second connection, in seconds.
 ASIDE = 5.0
 #: The advisory lock for making tables: held for a moment, by one who waits for nothing.
@@ -401,7 +404,7 @@ class PostgresSession(Session):
 
         from startup.database.statement import AtStatement
 
-        class Counting(psycopg.Cursor[Any]):
+        class Counting(psycopg.Cursor[Row]):
             count = 0
 
             def _check_results(self, results: list[Any]) -> None:
