@@ -79,10 +79,10 @@ else:
                 for one in found:
                     if one.init and one.name not in named:
                         named[one.name] = one.value(owner)
+            if len(named) > len(names):
+                raise TypeError(f"{owner.__name__}() has no {', '.join(named.keys() - set(names))}")
             for one in others:
                 named[one.name] = one.value(owner)
-            if len(named) > len(found):
-                raise TypeError(f"{owner.__name__}() has no {', '.join(named.keys() - set(names))}")
             self.__dict__.update(named)
             if finish:
                 self.__post_init__()

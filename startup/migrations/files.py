@@ -5,7 +5,6 @@ Nothing here opens a database or imports yoyo: a boot with nothing to do pays fo
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 from collections.abc import Iterable, Sequence
@@ -14,6 +13,7 @@ from functools import cached_property
 
 from startup.errors import SettingError, TaskFailed
 from startup.records import dataclass, field
+from startup.sha256 import sha256
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ class Migration:
         except OSError as error:
             raise TaskFailed(f"{self.path}: cannot be read: {error.strerror}") from None
         content = content.removeprefix(b"\xef\xbb\xbf").replace(b"\r\n", b"\n").rstrip()
-        return hashlib.sha256(content).hexdigest()
+        return sha256(content).hexdigest()
 
     @cached_property
     def text(self) -> str:
@@ -256,8 +256,8 @@ MARKS = {
     "atlas.hcl": OtherTool("Atlas", "atlas migrate apply --env production"),
     "sqitch.plan": OtherTool("Sqitch", "sqitch deploy"),
 }
-_NEARLY = re.compile(r"\.sql(\.txt)?$", re.IGNORECASE)
-_WITHOUT_COLON = re.compile(r"[^\S\n]*--[^\S\n]*depends[^\S\n]+([^\n:]+)$", re.MULTILINE)
+_NEARLY = r"(?i)\.sql(\.txt)?$"
+_WITHOUT_COLON = r"(?m)[^\S\n]*--[^\S\n]*depends[^\S\n]+([^\n:]+)$"
 
 
 def overlooked(catalog: Catalog) -> list[str]:
@@ -266,7 +266,7 @@ def overlooked(catalog: Catalog) -> list[str]:
     for directory in dict.fromkeys(migration.directory for migration in catalog.migrations):
         with suppress(OSError):
             for name in sorted(os.listdir(directory)):
-                if _NEARLY.search(name) and not _is_migration(name) and not name.endswith(".rollback.sql"):
+                if re.search(_NEARLY, name) and not _is_migration(name) and not name.endswith(".rollback.sql"):
                     path = os.path.join(directory, name)
                     found.append(f"{path} is no migration, so it is left out: its name would have to end in .sql")
     return found
@@ -276,7 +276,7 @@ def without_colon(migration: Migration, catalog: Catalog) -> str:
     """A warning: a line that is nearly a directive; '' where there is none."""
     from startup.migrations import sqltext
 
-    line = _WITHOUT_COLON.match(migration.text) if migration.is_sql else None
+    line = re.match(_WITHOUT_COLON, migration.text) if migration.is_sql else None
     if line is None or not sqltext.names_one(line[1], catalog.by_id):
         return ""
     return f"{migration.path}: '-- depends {line[1]}' is read as a comment: right would be -- depends: {line[1]}"

@@ -14,6 +14,7 @@ from startup.database.tables import Table
 from startup.migrations import files
 from startup.migrations.files import Catalog, Migration
 from startup.records import dataclass, field
+from startup.sha256 import sha256
 
 OURS = Table(
     "startup_migration",
@@ -266,6 +267,4 @@ class Marks:
 
 def _hash(migration: Migration) -> str:
     """yoyo's key of a migration: the id's hash, not the content's."""
-    import hashlib
-
-    return hashlib.sha256(migration.id.encode()).hexdigest()
+    return sha256(migration.id.encode()).hexdigest()

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 from startup.errors import SettingError
 from startup.records import dataclass
+from startup.sha256 import sha256
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -186,9 +187,7 @@ class Task:
 
     def content(self) -> str:
         """A checksum of what the task is: its definition and the files that it declares. OSError for a missing file."""
-        import hashlib
-
-        digest = hashlib.sha256(self.kind.encode())
+        digest = sha256(self.kind.encode())
         digest.update((_source(self.function) if self.function is not None else self.definition).encode())
         for path in self.files:
             with open(path, "rb") as file:

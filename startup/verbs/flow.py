@@ -17,6 +17,7 @@ from startup.verbs import common
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from startup.run.idle import Idle
     from startup.run.runner import Runner
 
 
@@ -93,16 +94,20 @@ def _start_phase(name: str, app: int, settings: Settings, state: State, interrup
     return 0
 
 
-def _runner(settings: Settings, plan: Plan, state: State, interrupts: Interrupts) -> Runner:
+def _runner(settings: Settings, plan: Plan, state: State, interrupts: Interrupts) -> Runner | Idle:
+    for warning in plan.warnings:
+        log.warn(warning)
+    if not plan.tasks:
+        from startup.run.idle import Idle
+
+        return Idle(plan)
     from startup.database.connect import connect
     from startup.run.runner import Runner
 
-    for warning in plan.warnings:
-        log.warn(warning)
     return Runner(settings, plan, state, interrupts, partial(connect, settings))
 
 
-def _wait_for_the_app(app: int, settings: Settings, state: State, runner: Runner) -> int:
+def _wait_for_the_app(app: int, settings: Settings, state: State, runner: Runner | Idle) -> int:
     """0 once it answers; what the entrypoint shall make of it when it ended instead."""
     from startup.ping.attempt import App
     from startup.ping.wait import DIED, TIMED_OUT

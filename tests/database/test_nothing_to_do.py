@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Query, Server, Startup
+from tests.unit.test_cli import MAY_BE_IMPORTED_TO_LOOK, not_allowed
 
 ROOT = Path(__file__).parents[2]
 
@@ -58,6 +59,7 @@ def test_neither_what_applies_migrations_nor_psycopg_is_loaded(migrated: Startup
         check=True,
     )
     loaded = set(done.stdout.split())
+    assert not_allowed([*loaded], MAY_BE_IMPORTED_TO_LOOK) == set()
     assert {"startup.migrations.tables", "startup.database.postgres.look"} <= loaded
     assert not loaded & {
         "psycopg",

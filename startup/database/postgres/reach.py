@@ -397,8 +397,6 @@ def reach(
     starts, at each change, and every 10 s. Raises Unreachable at once where waiting is no use, else when time is up;
     SettingError for a parameter that libpq cannot read.
     """
-    import random
-
     start, tries = time.monotonic(), 0
     deadline = start + timeout if timeout else None
     last = start + limit if limit else None
@@ -449,5 +447,7 @@ def reach(
             elif now - told_at >= PROGRESS:
                 report(f"still waiting for {where} after {now - start:.0f} s: {failure.words} ({text})")
                 told_at = now
+        import random
+
         pause = min(pause * 1.6, 1.0)
         time.sleep(max(0, min(pause * random.uniform(0.75, 1.25), deadline - now if deadline else pause)))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import sys
 import threading
@@ -33,6 +32,7 @@ from startup.database.tables import YOYOS, family_of
 from startup.errors import EndedInside, LockLost, LockUnavailable, SettingError, StartupError, TaskFailed, Unreachable
 from startup.patience import Announcer, Stopwatch, poll
 from startup.settings.address import Address
+from startup.sha256 import sha256
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -144,7 +144,7 @@ def lock_key(name: str, kind: str = "startup-tasks") -> int:
 
     *name* is a namespace, or, of the *kind* for migrations, the oid of the schema that yoyo's tables live in.
     """
-    digest = hashlib.sha256(f"{kind}\0{name}".encode()).digest()
+    digest = sha256(f"{kind}\0{name}".encode()).digest()
     return int.from_bytes(digest[:8], "big", signed=True)
 
 
