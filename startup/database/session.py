@@ -44,6 +44,8 @@ class Dialect:
     single_writer = False
     #: Locks a row that was read until the transaction ends, where others could write at all.
     for_update = " FOR UPDATE"
+    #: SHA-256, in hex, of the rows' ``{line}``, an SQL expression, in its bytes' order; '' where rows cost little.
+    digest = ""
     #: CREATE INDEX CONCURRENTLY, which may leave an INVALID index.
     concurrent_indexes = False
 

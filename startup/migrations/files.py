@@ -266,6 +266,8 @@ def overlooked(catalog: Catalog) -> list[str]:
     for directory in dict.fromkeys(migration.directory for migration in catalog.migrations):
         with suppress(OSError):
             for name in sorted(os.listdir(directory)):
+                if name.endswith(".sql") and not name.startswith((".", "_")):  # one, or what takes one back
+                    continue
                 if re.search(_NEARLY, name) and not _is_migration(name) and not name.endswith(".rollback.sql"):
                     path = os.path.join(directory, name)
                     found.append(f"{path} is no migration, so it is left out: its name would have to end in .sql")
