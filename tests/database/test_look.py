@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -185,10 +186,21 @@ def test_it_does_without_psycopg(database_url: str) -> None:
 
 
 def test_psycopg_connects_where_there_is_no_libpq(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(libpq, "load", lambda: None)
+    monkeypatch.setattr(look, "library", lambda: None)
     session = look.connect(parse(database_url))
     assert not session.only_looks and session.execute("SELECT 1") == [(1,)]
     session.close()
+
+
+def test_where_python_has_no_ctypes_psycopg_says_that_it_needs_it(database_url: str) -> None:
+    code = (
+        "import sys; sys.path.insert(0, sys.argv[1]); sys.modules['_ctypes'] = None\n"
+        "from startup.errors import SettingError\n"
+        "from startup.database.postgres import look; from startup.settings.address import parse\n"
+        "try: look.connect(parse(sys.argv[2]))\n"
+        "except SettingError as error: sys.exit('needs psycopg, and' not in str(error))\n"
+    )
+    subprocess.run([sys.executable, "-I", "-c", code, str(ROOT), database_url], check=True, timeout=60)
 
 
 def test_psycopg_connects_where_a_limit_counts_for_each_address(database_url: str) -> None:
@@ -250,3 +262,34 @@ def test_no_descriptor_is_left_of_connections_that_failed(database_url: str) -> 
     for _ in range(3):
         attempt()
     assert len(os.listdir("/proc/self/fd")) <= len(before)
+
+
+def test_over_tls_it_is_as_strict_as_psycopg(
+    pooler: Callable[..., str], server: Server, database: str, tmp_path: Path
+) -> None:
+    """PgBouncer's, since the tests' server speaks none."""
+    if shutil.which("openssl") is None:
+        pytest.skip("openssl is not installed")
+    certificate, key = server.directory / "tls.crt", server.directory / "tls.key"
+    make = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost"]
+    subprocess.run(
+        [*make, "-addext", "subjectAltName=DNS:localhost", "-out", str(certificate), "-keyout", str(key)],
+        check=True,
+        capture_output=True,
+    )
+    for file in (certificate, key):
+        file.chmod(0o644)
+    files = {"client_tls_key_file": key, "client_tls_cert_file": certificate}
+    by_address = pooler("session", database, client_tls_sslmode="require", **files)
+    named = by_address.replace("@127.0.0.1", "@localhost")
+    for url in (f"{by_address}?sslmode=require", f"{named}?sslmode=verify-full&sslrootcert={certificate}"):
+        session = look.connect(parse(url), timeout=5, pooler=True, report=print)
+        assert session.only_looks and session.execute("SELECT 1") == [(1,)]
+        session.close()
+    for url in (
+        f"{by_address}?sslmode=verify-full&sslrootcert={certificate}",
+        f"{named}?sslmode=verify-full&sslrootcert={tmp_path}/none.crt",
+    ):
+        for kind in (postgres, look):
+            with pytest.raises(Unreachable, match="no TLS connection could be agreed on"):
+                kind.connect(parse(url), timeout=5, pooler=True, report=print)

@@ -12,15 +12,16 @@ from functools import partial
 from importlib.machinery import PathFinder
 
 from startup import log
-from startup.database.postgres import libpq
 from startup.database.postgres import session as full
-from startup.database.postgres.reach import TRY, limit, on_thread
+from startup.database.postgres.reach import TRY, library, limit, on_thread
 from startup.database.session import Row
 from startup.settings.address import Address
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, NoReturn
+
+    from startup.database.postgres.libpq import Connection, Library
 
 
 class NotForUs(Exception):
@@ -43,12 +44,12 @@ def connect(
 
     It is so, too, where a server is silent: to psycopg each of the addresses that a name has is one to try.
     """
-    library = libpq.load() if PathFinder.find_spec("psycopg") else None
+    found = library() if PathFinder.find_spec("psycopg") else None
     make = partial(Look, namespace=namespace, pooler=pooler, reads_only=reads_only, report=report)
     try:
-        if library is None:
+        if found is None:
             raise NotForUs
-        dial = partial(_dial, library)
+        dial = partial(_dial, found)
         return full.establish(dial, make, address, node, timeout, pooler, lock_timeout, again, report)
     except NotForUs:
         return full.connect(
@@ -64,20 +65,22 @@ def connect(
         )
 
 
-def _dial(library: libpq.Library, arguments: dict[str, Any], seconds: float | None) -> libpq.Connection:
+def _dial(found: Library, arguments: dict[str, Any], seconds: float | None) -> Connection:
     """One try to connect. A limit of the user's own counts for each address, which libpq does not tell apart here."""
     if "connect_timeout" in arguments:
         raise NotForUs
     try:
-        return on_thread(lambda: _open(library, arguments, limit(seconds)), seconds, lambda late: late.close())
+        return on_thread(lambda: _open(found, arguments, limit(seconds)), seconds, lambda late: late.close())
     except TimeoutError:
         if seconds is None or seconds > TRY:
             raise NotForUs from None
         raise
 
 
-def _open(library: libpq.Library, arguments: dict[str, Any], seconds: float) -> libpq.Connection:
-    connection = libpq.Connection(library, arguments)
+def _open(found: Library, arguments: dict[str, Any], seconds: float) -> Connection:
+    from startup.database.postgres.libpq import Connection
+
+    connection = Connection(found, arguments)
     connection.complete(time.monotonic() + seconds)
     return connection
 
@@ -90,10 +93,10 @@ class Look(full.PostgresSession):
     def _prepare(self) -> None:
         pass
 
-    def _second(self) -> libpq.Connection:
-        library = libpq.load()
-        assert library is not None
-        return _open(library, self._arguments, full.ASIDE)
+    def _second(self) -> Connection:
+        found = library()
+        assert found is not None
+        return _open(found, self._arguments, full.ASIDE)
 
     def _rows(self, sql: str, parameters: Sequence[object] = ()) -> list[Row]:
         if not sql.lstrip().startswith(("SELECT", "WITH", "SHOW")):

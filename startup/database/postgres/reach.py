@@ -11,7 +11,6 @@ from contextlib import suppress
 from functools import cache
 
 from startup import log
-from startup.database.postgres import libpq
 from startup.errors import LockUnavailable, SettingError, Unreachable
 from startup.records import dataclass
 from startup.settings.address import Address
@@ -19,6 +18,8 @@ from startup.settings.address import Address
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, TypeVar
+
+    from startup.database.postgres.libpq import Library
 
     T = TypeVar("T")
 
@@ -197,11 +198,20 @@ def explain_state(state: str) -> Failure:
     return UNKNOWN
 
 
+def library() -> Library | None:
+    """libpq without psycopg; None where it is not there, or Python was built without ctypes."""
+    try:
+        from startup.database.postgres import libpq
+    except ImportError:
+        return None
+    return libpq.load()
+
+
 @cache
 def variables() -> dict[str, str]:
     """The parameters that libpq knows, each with its environment variable, if it has one."""
-    if library := libpq.load():
-        return {name: variable for name, variable, _ in library.options()}
+    if found := library():
+        return {name: variable for name, variable, _ in found.options()}
     from psycopg.pq import Conninfo
 
     return {option.keyword.decode(): (option.envvar or b"").decode() for option in Conninfo.get_defaults()}
@@ -220,16 +230,18 @@ def sqlstate(connect_arguments: dict[str, Any], seconds: float) -> str:
     """
 
     def ask() -> str:
-        library = libpq.load()
-        if library is None:
+        from startup.database.postgres import libpq
+
+        found = library()
+        if found is None:
             return ""
-        trace = libpq.Connection(library, connect_arguments).traced(time.monotonic() + seconds)
-        found = re.findall(rb'\tErrorResponse\t.*? C "(\w{5})"', trace)
-        return found[-1].decode() if found else ""
+        trace = libpq.Connection(found, connect_arguments).traced(time.monotonic() + seconds)
+        states: list[bytes] = re.findall(rb'\tErrorResponse\t.*? C "(\w{5})"', trace)
+        return states[-1].decode() if states else ""
 
     try:
         return on_thread(ask, seconds, lambda _: None)
-    except (libpq.Error, OSError, TimeoutError, AttributeError):  # no memfd, no tracing
+    except Exception:  # no memfd, no tracing, no ctypes; what was refused before is refused again
         return ""
 
 
