@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import re
 import select
 import threading
 import time
@@ -260,6 +261,8 @@ class Connection:
         """The error of a connection that was not made, in psycopg's words, and its end."""
         message = _text(self._library.PQerrorMessage(self._pointer)).strip()
         self.close()
+        if lookup := re.fullmatch(r'could not translate host name "(.*)" to address: (.*)', message):
+            return Error(f"failed to resolve host {lookup[1]!r}: {lookup[2]}")
         return Error(what + message)
 
     def _broken(self) -> Error:
