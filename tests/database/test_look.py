@@ -22,7 +22,7 @@ from startup.database.postgres import libpq, look
 from startup.database.postgres import session as postgres
 from startup.database.postgres.look import Look
 from startup.errors import Interrupted, Unreachable
-from startup.settings.address import Address, parse
+from startup.settings.address import parse
 from tests.conftest import PASSWORD, Query, Server, WaitUntil
 
 ROOT = Path(__file__).parents[2]
@@ -177,7 +177,7 @@ def test_what_the_server_says_beside_is_a_line_of_ours_alone(
 def test_it_does_without_psycopg(database_url: str) -> None:
     code = (
         "import sys; sys.path.insert(0, sys.argv[1])\n"
-        "from startup.database.postgres import look; from startup.settings.address import Address, parse\n"
+        "from startup.database.postgres import look; from startup.settings.address import parse\n"
         "session = look.connect(parse(sys.argv[2]))\n"
         "assert session.execute('SELECT 1') == [(1,)] and session.tables('startup_run') == {}\n"
         "session.close()\n"
@@ -214,19 +214,21 @@ def test_psycopg_goes_on_where_a_server_is_silent(
     database_url: str, full: postgres.PostgresSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A name may have several addresses, of which psycopg tries each for a while; libpq would wait for the first."""
-    asked: list[str] = []
-    monkeypatch.setattr(look, "TRY", 0.5)
+    asked: list[float | None] = []
     monkeypatch.setattr(look, "limit", lambda seconds: 0.5)
 
-    def connect(address: Address, **_: object) -> postgres.PostgresSession:
-        asked.append(address.masked)
-        return full
+    def dial(self: object, connect_arguments: dict[str, Any], seconds: float | None) -> Any:
+        asked.append(seconds)
+        return full.connection
 
-    monkeypatch.setattr(postgres, "connect", connect)
+    monkeypatch.setattr(postgres.Driver, "dial", dial)
+    lines: list[str] = []
     with socket.create_server(("127.0.0.1", 0)) as silent:
         address = parse(f"postgresql://127.0.0.1:{silent.getsockname()[1]}/x")
-        assert look.connect(address, timeout=10) is full
-    assert len(asked) == 1
+        session = look.connect(address, timeout=10, report=lines.append)
+    assert not session.only_looks and session.execute("SELECT 1") == [(1,)]
+    assert len(asked) == 1 and 5 < (asked[0] or 0) < 9.6  # what the other has left
+    assert len(lines) == 1 and "there is no answer" in lines[0]
 
 
 def test_the_systems_libpq_serves_as_well(database_url: str) -> None:

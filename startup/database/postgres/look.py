@@ -8,12 +8,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from functools import partial
 from importlib.machinery import PathFinder
 
-from startup import log
 from startup.database.postgres import session as full
-from startup.database.postgres.reach import TRY, library, limit, on_thread
+from startup.database.postgres.reach import library, limit, on_thread
 from startup.database.session import Row
 from startup.settings.address import Address
 
@@ -24,57 +22,41 @@ if TYPE_CHECKING:
     from startup.database.postgres.libpq import Connection, Library
 
 
-class NotForUs(Exception):
-    """psycopg is to connect."""
+def connect(address: Address, **options: Any) -> full.PostgresSession:
+    """The session, as of :func:`startup.database.postgres.session.connect`; that one's own where it must be psycopg."""
+    return full.connect(address, driver=Driver(address), **options)
 
 
-def connect(
-    address: Address,
-    *,
-    namespace: str = "default",
-    node: str = "",
-    timeout: float = 60.0,
-    pooler: bool = False,
-    reads_only: bool = False,
-    lock_timeout: float = 0.0,
-    again: float | None = None,
-    report: log.Report = log.say,
-) -> full.PostgresSession:
-    """The session, as of :func:`startup.database.postgres.session.connect`, whose own it is where libpq is not there.
+class Driver(full.Driver):
+    """libpq, where that is there and answers."""
 
-    It is so, too, where a server is silent: to psycopg each of the addresses that a name has is one to try.
-    """
-    found = library() if PathFinder.find_spec("psycopg") else None
-    make = partial(Look, namespace=namespace, pooler=pooler, reads_only=reads_only, report=report)
-    try:
-        if found is None:
-            raise NotForUs
-        dial = partial(_dial, found)
-        return full.establish(dial, make, address, node, timeout, pooler, lock_timeout, again, report)
-    except NotForUs:
-        return full.connect(
-            address,
-            namespace=namespace,
-            node=node,
-            timeout=timeout,
-            pooler=pooler,
-            reads_only=reads_only,
-            lock_timeout=lock_timeout,
-            again=again,
-            report=report,
-        )
+    def __init__(self, address: Address) -> None:
+        super().__init__(address)
+        self._library = library() if PathFinder.find_spec("psycopg") else None
 
+    def require(self) -> None:
+        """psycopg, where libpq is not there."""
+        if self._library is None:
+            super().require()
 
-def _dial(found: Library, arguments: dict[str, Any], seconds: float | None) -> Connection:
-    """One try to connect. A limit of the user's own counts for each address, which libpq does not tell apart here."""
-    if "connect_timeout" in arguments:
-        raise NotForUs
-    try:
-        return on_thread(lambda: _open(found, arguments, limit(seconds)), seconds, lambda late: late.close())
-    except TimeoutError:
-        if seconds is None or seconds > TRY:
-            raise NotForUs from None
-        raise
+    def dial(self, connect_arguments: dict[str, Any], seconds: float | None) -> Any:
+        """As psycopg does, who goes on where a server is silent: of a name's addresses it tries each for a while.
+
+        A limit of the user's own counts for each of them, too.
+        """
+        found = self._library
+        if found is None or "connect_timeout" in connect_arguments:
+            self.kind = full.PostgresSession
+            super().require()
+            return super().dial(connect_arguments, seconds)
+        self.kind = Look
+        try:
+            return on_thread(
+                lambda: _open(found, connect_arguments, limit(seconds)), seconds, lambda late: late.close()
+            )
+        except TimeoutError:
+            self._library = None
+            raise
 
 
 def _open(found: Library, arguments: dict[str, Any], seconds: float) -> Connection:

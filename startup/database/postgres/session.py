@@ -7,7 +7,6 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from functools import partial
 
 from startup import log, roots
 from startup.database.postgres import activity
@@ -36,11 +35,9 @@ from startup.sha256 import sha256
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, NoReturn, TypeVar
+    from typing import Any, NoReturn
 
     from startup.database.statement import Statement
-
-    AnySession = TypeVar("AnySession", bound="PostgresSession")
 
 #: For a question on a second connection, in seconds.
 ASIDE = 5.0
@@ -59,6 +56,42 @@ _COMMITTED = (
 )
 
 
+class Driver:
+    """psycopg: connects, and knows the session for that."""
+
+    def __init__(self, address: Address) -> None:
+        self._address = address
+        #: For the connection that was made last.
+        self.kind: type[PostgresSession] = PostgresSession
+
+    def require(self) -> None:
+        """SettingError where it is not installed."""
+        import logging
+
+        try:
+            import psycopg  # noqa: F401
+        except ImportError as error:
+            raise SettingError(
+                f"DATABASE_URL is '{self._address.masked}', which needs psycopg, and {sys.executable} cannot import it "
+                f"({error}): right would be {sys.executable} -m pip install 'psycopg[binary]>=3.2'"
+            ) from error
+        logging.getLogger("psycopg").addHandler(logging.NullHandler())
+
+    def dial(self, connect_arguments: dict[str, Any], seconds: float | None) -> Any:
+        """One try to connect, of at most *seconds* (None: until it gives up). Its own errors, or TimeoutError."""
+        import psycopg
+
+        limited = {"connect_timeout": limit(seconds), **connect_arguments}
+        try:
+            return on_thread(
+                lambda: psycopg.connect(**limited, autocommit=True, prepare_threshold=None),
+                seconds,
+                lambda connection: connection.close(),
+            )
+        except psycopg.errors.ConnectionTimeout as error:
+            raise TimeoutError(str(error)) from error
+
+
 def connect(
     address: Address,
     *,
@@ -70,6 +103,7 @@ def connect(
     lock_timeout: float = 0.0,
     again: float | None = None,
     report: log.Report = log.say,
+    driver: Driver | None = None,
 ) -> PostgresSession:
     """Open the session; waits up to *timeout* seconds (0: for ever) for a server that is starting or failing over.
 
@@ -78,57 +112,22 @@ def connect(
     that was there before. Raises Unreachable when the server does not admit us or does
     not answer in time, SettingError when a pooler is in between and that is not said, or not true.
     """
-    try:
-        import psycopg
-    except ImportError as error:
-        raise SettingError(
-            f"DATABASE_URL is '{address.masked}', which needs psycopg, and {sys.executable} cannot import it "
-            f"({error}): right would be {sys.executable} -m pip install 'psycopg[binary]>=3.2'"
-        ) from error
-    import logging
-
-    logging.getLogger("psycopg").addHandler(logging.NullHandler())
-
-    def dial(connect_arguments: dict[str, Any], seconds: float | None) -> psycopg.Connection[Row]:
-        try:
-            return on_thread(
-                lambda: psycopg.connect(
-                    **{"connect_timeout": limit(seconds), **connect_arguments}, autocommit=True, prepare_threshold=None
-                ),
-                seconds,
-                lambda connection: connection.close(),
-            )
-        except psycopg.errors.ConnectionTimeout as error:
-            raise TimeoutError(str(error)) from error
-
-    make = partial(PostgresSession, namespace=namespace, pooler=pooler, reads_only=reads_only, report=report)
-    return establish(dial, make, address, node, timeout, pooler, lock_timeout, again, report)
-
-
-def establish(
-    dial: Callable[[dict[str, Any], float | None], Any],
-    make: Callable[..., AnySession],
-    address: Address,
-    node: str,
-    timeout: float,
-    pooler: bool,
-    lock_timeout: float,
-    again: float | None,
-    report: log.Report,
-) -> AnySession:
-    """Make a session of the first connection that *dial* gets within the time that it is given, as of connect()."""
+    driver = driver or Driver(address)
+    driver.require()
     connect_arguments = arguments(address, node)
     if not roots.make_known() and "system" in (connect_arguments.get("sslrootcert"), os.environ.get("PGSSLROOTCERT")):
         raise SettingError(f"DATABASE_URL is '{address.masked}' with sslrootcert=system, and {roots.MISSING}")
 
     known = again is not None  # what a session before has found out of the pooler
 
-    def attempt(seconds: float | None) -> AnySession:
-        connection = dial(connect_arguments, seconds)
+    def attempt(seconds: float | None) -> PostgresSession:
+        connection = driver.dial(connect_arguments, seconds)
         silence = Silence(connection, TRY if seconds is None else min(TRY, seconds))
         try:
             with silence:
-                return make(connection, address, connect_arguments, lock_timeout=lock_timeout, known=known)
+                return driver.kind(
+                    connection, address, namespace, connect_arguments, pooler, reads_only, lock_timeout, report, known
+                )
         except BaseException as error:
             connection.close()
             if silence.broken and isinstance(error, Exception):
@@ -166,9 +165,8 @@ class PostgresSession(Session):
         self,
         connection: Any,
         address: Address,
-        connect_arguments: dict[str, Any],
-        *,
         namespace: str,
+        connect_arguments: dict[str, Any],
         pooler: bool,
         reads_only: bool,
         lock_timeout: float,
