@@ -204,6 +204,16 @@ def test_where_python_has_no_ctypes_psycopg_says_that_it_needs_it(database_url: 
     subprocess.run([sys.executable, "-I", "-c", code, str(ROOT), database_url], check=True, timeout=60)
 
 
+def test_psycopg_connects_where_no_callback_can_be_made(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(libpq, "_Receiver", refused)
+    session = look.connect(parse(database_url))
+    assert not session.only_looks and session.execute("SELECT 1") == [(1,)]
+    session.close()
+
+
 def test_psycopg_connects_where_a_limit_counts_for_each_address(database_url: str) -> None:
     session = look.connect(parse(f"{database_url}?connect_timeout=3"))
     assert not session.only_looks and session.execute("SELECT 1") == [(1,)]

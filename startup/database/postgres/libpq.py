@@ -69,7 +69,6 @@ _FUNCTIONS: Mapping[str, tuple[Any, Sequence[Any]]] = {
     "PQsocket": (c_int, [c_void_p]),
     "PQstatus": (c_int, [c_void_p]),
     "PQtrace": (None, [c_void_p, c_void_p]),
-    "PQuntrace": (None, [c_void_p]),
 }
 _Receiver = ctypes.CFUNCTYPE(None, c_void_p, c_void_p)
 

@@ -54,6 +54,9 @@ class Driver(full.Driver):
             return on_thread(
                 lambda: _open(found, connect_arguments, limit(seconds)), seconds, lambda late: late.close()
             )
+        except MemoryError:  # where the system lets nobody make a callback (SELinux's execmem)
+            self._library = None
+            return self.dial(connect_arguments, seconds)
         except TimeoutError:
             self._library = None
             raise
