@@ -29,6 +29,7 @@ ROWS = {
     "10": "users",
     "11": "sql",
     "12": "bundle",
+    "13": "boot",
 }
 
 PAGE = ROOT / "docs" / "speed.md"

@@ -34,7 +34,7 @@ def measure(bench: Bench) -> list[Group]:
         for boot, word in BOOTS.items():
 
             def run(directory: Path = directory, url: str = url, boot: str = boot) -> float:
-                return _until_ready(bench, directory, url, boot)
+                return until_ready(bench, directory, url, boot)
 
             cases[_name(count, word)] = run
     for tool in all_tools(bench):
@@ -92,7 +92,7 @@ class Boot:
         return began, listening
 
 
-def _until_ready(bench: Bench, directory: Path, url: str, boot: str) -> float:
+def until_ready(bench: Bench, directory: Path, url: str, boot: str) -> float:
     one = Boot(bench, boot)
     env = one.env(url)
     ready = Mark(one.directory / "state" / "ready")

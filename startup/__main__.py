@@ -24,11 +24,8 @@ if __name__ == "__main__":
 
     if sys.argv[1:2] in ([], ["init"], ["run"]):
         proof.supervise()
-    import logging
-
     from startup.cli import main
 
-    logging.raiseExceptions = False
     try:
         code = main()
     except SystemExit as end:  # argparse

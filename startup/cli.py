@@ -2,27 +2,33 @@
 
 from __future__ import annotations
 
-import argparse
 import importlib
 import os
-import re
-import signal
 import sys
-from collections.abc import Mapping, Sequence
-from typing import Any, NoReturn
+from collections.abc import Sequence
+from types import SimpleNamespace as Arguments
 
 from startup import __version__, log
 from startup.errors import APP_ENDED, TASK_FAILED, AppEnded, Interrupted, StartupError
 from startup.process.interrupts import Interrupts
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Mapping
+    from typing import Any, NoReturn
+
+    Verbs = Mapping[str, tuple[str, str, Mapping[str, Mapping[str, Any]]]]
+
 
 def _count(value: str) -> int:
     if not value.isdecimal() or int(value) < 1:
+        import argparse
+
         raise argparse.ArgumentTypeError(f"it is '{value}', and must be a whole number from 1 on")
     return int(value)
 
 
-Verbs = Mapping[str, tuple[str, str, Mapping[str, Mapping[str, Any]]]]
 _JSON = {"--json": {"action": "store_true"}}
 _WAIT = {"--wait": {"action": "store_true", "help": "wait for it; 124 after STARTUP_PING_TIMEOUT"}}
 _COUNT = {"--count": {"type": _count, "default": 1, "metavar": "N"}}
@@ -47,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb; its exit code (see the contract's list)."""
     words = sys.argv[1:] if argv is None else argv
     for_entrypoint = bool(words) and words[0] in HIDDEN
-    arguments = _parser(HIDDEN if for_entrypoint else VERBS).parse_args(words)
+    arguments = _of_a_boot(words) or _parser(HIDDEN if for_entrypoint else VERBS).parse_args(words, Arguments())
     log.configure(os.environ.get("STARTUP_LOG_LEVEL", "info"), os.environ.get("STARTUP_LOG_FORMAT", "text"))
     interrupts = Interrupts()
     try:
@@ -65,6 +71,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Interrupted as interrupted:
         code = int(interrupted.code or 0)
         if not for_entrypoint:  # which says it by itself
+            import signal
+
             log.fail(f"stopped by {signal.Signals(code - 128).name}" if code > 128 else "stopped")
         return code
     except BrokenPipeError:  # a reader like head(1) has seen enough; nothing is left to be flushed into the pipe
@@ -80,17 +88,28 @@ def main(argv: Sequence[str] | None = None) -> int:
 _TOO_MANY = "the limit of processes is reached (docker's --pids-limit, a pod's, ulimit -u): right would be a higher one"
 
 
-class _Parser(argparse.ArgumentParser):
-    """Its errors name what was meant: the nearest verb, or how a task is run."""
-
-    def error(self, message: str) -> NoReturn:
-        found = re.search(r"invalid choice: '(.*?)'", message)
-        common = importlib.import_module("startup.verbs.common")
-        super().error(message + (common.meant(found[1], list(VERBS)) if found else ""))
+def _of_a_boot(words: Sequence[str]) -> Arguments | None:
+    """What a boot is asked for, in the words that entrypoint.sh has for it: argparse takes as long as all the rest."""
+    if not words or words == ["init"]:
+        return Arguments(verb=VERBS["init"][0], name=[])
+    if len(words) == 6 and (words[0], words[2], words[4]) == ("_phase", "--state", "--app"):
+        return Arguments(verb=HIDDEN["_phase"][0], phase=words[1], state=words[3], app=words[5])
+    return None
 
 
 def _parser(verbs: Verbs) -> argparse.ArgumentParser:
-    parser = _Parser(prog="startup", description="Startup tasks for a container: see the README.")
+    import argparse
+    import re
+
+    class Parser(argparse.ArgumentParser):
+        """Its errors name what was meant: the nearest verb, or how a task is run."""
+
+        def error(self, message: str) -> NoReturn:
+            found = re.search(r"invalid choice: '(.*?)'", message)
+            common = importlib.import_module("startup.verbs.common")
+            super().error(message + (common.meant(found[1], list(VERBS)) if found else ""))
+
+    parser = Parser(prog="startup", description="Startup tasks for a container: see the README.")
     parser.add_argument("--version", action="version", version=f"startup-tasks {__version__}")
     parser.set_defaults(verb="flow.init", name=[])
     parsers = parser.add_subparsers(metavar="VERB")

@@ -9,10 +9,11 @@ entrypoint.sh writes the same.
 from __future__ import annotations
 
 import io
-import logging
 import os
 import re
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
@@ -20,9 +21,7 @@ from functools import cache
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
-
-logger = logging.getLogger("startup")
+    from typing import Any, TextIO
 
 #: What may never be printed: passwords and the contents of ``_FILE`` settings. Filled by the settings.
 _secrets: set[str] = set()
@@ -38,7 +37,7 @@ _LONG = 100
 #: What lines have in JSON as long as it holds: those of every thread (see always()), those of one (see about()).
 _always: dict[str, object] = {}
 _about: ContextVar[dict[str, object] | None] = ContextVar("about", default=None)
-LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
+DEBUG, INFO, WARNING, ERROR = LEVELS = ("debug", "info", "warning", "error")
 
 
 def hide(secret: str, *public: str) -> None:
@@ -47,11 +46,14 @@ def hide(secret: str, *public: str) -> None:
     One that is among the *public* parts of its address, the user's name or the database's, or has three characters
     at most, is masked where a password stands, ``:SECRET@`` and ``password=SECRET``; a short word as a word alone.
     """
-    from urllib.parse import unquote
-
     if not secret:
         return
-    plain, pattern = unquote(secret), re.escape(unquote(secret))
+    plain = secret
+    if "%" in secret:
+        from urllib.parse import unquote
+
+        plain = unquote(secret)
+    pattern = re.escape(plain)
     if plain in (*public, "password") or len(plain) < 4:
         _words[plain] = re.compile(rf"(?<=:){pattern}(?=@)|(?<=password=){pattern}|(?<=password='){pattern}(?=')")
         return
@@ -168,45 +170,42 @@ class _Patient(io.FileIO):
         return len(data)
 
 
-class TextFormatter(logging.Formatter):
+class Text:
     """``startup: message``, with the level where it is not the usual one."""
 
-    _colours = {logging.WARNING: "33", logging.ERROR: "31", logging.DEBUG: "2"}
+    _colours = {WARNING: "33", ERROR: "31", DEBUG: "2"}
 
     def __init__(self, colour: bool) -> None:
-        super().__init__()
         self._colour = colour
 
-    def format(self, record: logging.LogRecord) -> str:
-        level = "" if record.levelno == logging.INFO else record.levelname.lower() + ": "
+    def line(self, level: str, message: str, fields: dict[str, object]) -> str:
+        """One event."""
+        shown = "" if level == INFO else f"{level}: "
         # each line of a longer text has the prefix too, so that a reader of mixed output knows whose it is
-        message = "\nstartup:   ".join(map(plain, redact(record.getMessage()).splitlines()))
-        line = f"startup: {level}{message}"
-        if self._colour and record.levelno in self._colours:
-            return f"\033[{self._colours[record.levelno]}m{line}\033[0m"
-        return line
+        lines = "\nstartup:   ".join(map(plain, redact(message).splitlines()))
+        line = f"startup: {shown}{lines}"
+        return f"\033[{self._colours[level]}m{line}\033[0m" if self._colour and level in self._colours else line
 
 
-class JsonFormatter(logging.Formatter):
+class Json:
     """One object a line, in the field names of the Elastic Common Schema."""
 
     def __init__(self, node: str) -> None:
-        super().__init__()
         self._node = node
 
-    def format(self, record: logging.LogRecord) -> str:
+    def line(self, level: str, message: str, fields: dict[str, object]) -> str:
+        """One event."""
         import json
         from datetime import datetime, timezone
 
-        moment = datetime.fromtimestamp(record.created, timezone.utc)
+        moment = datetime.fromtimestamp(time.time(), timezone.utc)
         event: dict[str, object] = {
             "@timestamp": moment.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
-            "log.level": record.levelname.lower(),
-            "message": redact(record.getMessage()),
+            "log.level": level,
+            "message": redact(message),
             "host.name": self._node,
             "event.dataset": "startup",
         }
-        fields: dict[str, object] = getattr(record, "fields", {})
         for name, value in fields.items():
             if name == "exit_code":
                 event["process.exit_code"] = value
@@ -218,8 +217,27 @@ class JsonFormatter(logging.Formatter):
         return _CONTROL.sub(lambda found: f"\\u{ord(found[0]):04x}" if found[0] < "\ud800" else "\ufffd", line)
 
 
-def configure(level: str = "info", form: str = "text", node: str = "") -> None:
-    """Send the lines of ``startup`` to stderr: *level* and *form* as in STARTUP_LOG_LEVEL and _LOG_FORMAT.
+class _Log:
+    """Where lines go, from which level on, and in which form. To import logging takes longer than all lines."""
+
+    def __init__(self) -> None:
+        self.stream: TextIO | None = None  # None: sys.stderr, whatever that is
+        self.least = WARNING
+        self.form: Text | Json = Text(colour=False)
+        self._lock = threading.RLock()  # a signal's handler may write while a line is written
+
+    def write(self, level: str, message: str, fields: dict[str, object]) -> None:
+        if LEVELS.index(level) < LEVELS.index(self.least):
+            return
+        with self._lock, suppress(Exception):  # it may be closed, or there may be none: a line ends nothing
+            (self.stream or sys.stderr).write(f"{self.form.line(level, message, fields)}\n")
+
+
+_log = _Log()
+
+
+def configure(level: str = INFO, form: str = "text", node: str = "") -> None:
+    """Send lines to stderr: *level* and *form* as in STARTUP_LOG_LEVEL and _LOG_FORMAT.
 
     Bears any value: a wrong one is the settings' to tell, and the default stands in until then.
     """
@@ -227,12 +245,9 @@ def configure(level: str = "info", form: str = "text", node: str = "") -> None:
         raw = _Patient(2, "w", closefd=False)
         sys.stderr = io.TextIOWrapper(io.BufferedWriter(raw), "utf-8", "backslashreplace", line_buffering=True)
     colour = sys.stderr is not None and sys.stderr.isatty() and not os.environ.get("NO_COLOR")
-    handler = logging.StreamHandler(sys.stderr)
     node = node or os.environ.get("STARTUP_NODE") or os.uname().nodename
-    handler.setFormatter(JsonFormatter(node) if form == "json" else TextFormatter(colour))
-    logger.handlers[:] = [handler]
-    logger.setLevel(LEVELS.get(level, logging.INFO))
-    logger.propagate = False
+    _log.stream, _log.form = sys.stderr, Json(node) if form == "json" else Text(colour)
+    _log.least = level if level in LEVELS else INFO
 
 
 def reopen() -> None:
@@ -241,9 +256,8 @@ def reopen() -> None:
         stream = getattr(sys, name)
         if stream is not None and stream.closed:
             setattr(sys, name, os.fdopen(number, "w", closefd=False))
-            for handler in logger.handlers:
-                if isinstance(handler, logging.StreamHandler) and number == 2:
-                    handler.stream = sys.stderr  # not setStream, which would flush the one that is closed
+            if number == 2:
+                _log.stream = sys.stderr
 
 
 def always(**fields: object) -> None:
@@ -261,24 +275,24 @@ def about(**fields: object) -> Iterator[None]:
         _about.reset(token)
 
 
-def say(message: str, level: int = logging.INFO, **fields: object) -> None:
+def say(message: str, level: str = INFO, **fields: object) -> None:
     """One event: a line in words; *fields* stand beside it in JSON only (``task``, ``phase``, ``seconds`` ...)."""
-    logger.log(level, "%s", message, extra={"fields": {**_always, **(_about.get() or {}), **fields}})
+    _log.write(level, message, {**_always, **(_about.get() or {}), **fields})
 
 
 def warn(message: str, **fields: object) -> None:
     """Something the person should see, which does not end the run."""
-    say(message, logging.WARNING, **fields)
+    say(message, WARNING, **fields)
 
 
 def fail(message: str, **fields: object) -> None:
     """Why the run ends."""
-    say(message, logging.ERROR, **fields)
+    say(message, ERROR, **fields)
 
 
 def debug(message: str, **fields: object) -> None:
     """A detail, for STARTUP_LOG_LEVEL=debug."""
-    say(message, logging.DEBUG, **fields)
+    say(message, DEBUG, **fields)
 
 
 Report = Callable[[str], None]

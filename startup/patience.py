@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import random
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+
+from startup.records import dataclass
 
 #: Seconds between two polls: short at first, for a run that is over soon, then easy on the server.
 FIRST_PAUSE, LONGEST_PAUSE = 0.025, 1.0
@@ -15,6 +15,8 @@ LINE_EVERY = 10.0
 
 def poll(at_least: Callable[[], float] = float) -> Iterator[None]:
     """Again and again, with a backoff in between that nobody else has, too; *at_least*: seconds, on the average."""
+    import random
+
     pause = FIRST_PAUSE
     while True:
         yield

@@ -5,8 +5,11 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 
-from startup.database.session import Session
 from startup.settings.settings import Settings
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from startup.database.session import Session
 
 
 class Builtin(ABC):

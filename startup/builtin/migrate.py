@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
-from typing import TYPE_CHECKING, cast
 
 from startup import log
 from startup.builtin.builtin import Builtin
 from startup.database.session import Session
+from startup.records import replace
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from startup.migrations.apply import Drift
 
@@ -36,11 +36,15 @@ class Migrate(Builtin):
         """Is nothing pending? TaskFailed for an applied migration whose content has changed."""
         from startup.migrations import tables
 
+        if tables.all_as_recorded(session, self.catalog):
+            return True
         state = tables.pending(session, self.catalog)
         # What looks interrupted may be running now, on the node that holds the lock.
         if not state.nothing_to_do or any(record.id in self.catalog.by_id for record in state.interrupted):
             return False
         if state.locked:
+            if session.only_looks:  # there may be a row to clear
+                return False
             from startup.migrations import lock
 
             lock.clear_stale(session)
@@ -97,4 +101,6 @@ class Migrate(Builtin):
 
     @property
     def _drift(self) -> Drift:
+        from typing import cast
+
         return cast("Drift", self.settings.drift)

@@ -9,7 +9,6 @@ import re
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from itertools import chain
 from typing import IO, Any, NamedTuple
 
@@ -18,6 +17,7 @@ from startup.builtin.builtin import Builtin
 from startup.builtin.table import Table
 from startup.database.session import Session
 from startup.errors import SettingError, TaskFailed
+from startup.records import dataclass
 
 #: What goes to the database at once: so many rows, and characters.
 ROWS, CHARACTERS = 5_000, 1 << 20

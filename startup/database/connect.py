@@ -11,16 +11,22 @@ from startup.settings.settings import Settings
 
 #: What an address may lead to. Each module has a ``connect``, and is imported where it is needed.
 _MODULES = {"postgresql": "startup.database.postgres.session", "sqlite": "startup.database.sqlite"}
+#: Where a session that can only be asked costs less.
+_LOOKS = {"postgresql": "startup.database.postgres.look"}
 
 
-def connect(settings: Settings, reads_only: bool = False, again: float | None = None) -> Session:
+def connect(
+    settings: Settings, reads_only: bool = False, again: float | None = None, looks_only: bool = False
+) -> Session:
     """A session for the tasks, or one that *reads_only*; *again*: what is left of STARTUP_LOCK_TIMEOUT, not at first.
 
-    Unreachable (69) after STARTUP_DATABASE_TIMEOUT, or at once where waiting is no use.
+    *looks_only*: it may be one that can only be asked (:attr:`Session.only_looks`), where that costs less. Unreachable
+    (69) after STARTUP_DATABASE_TIMEOUT, or at once where waiting is no use.
     """
     if settings.address is None:
         raise SettingError("no database is set: set DATABASE_URL, such as postgresql://user:password@host/name")
-    session: Session = importlib.import_module(_MODULES[settings.address.dialect]).connect(
+    modules = _MODULES | _LOOKS if looks_only else _MODULES
+    session: Session = importlib.import_module(modules[settings.address.dialect]).connect(
         settings.address,
         namespace=settings.namespace,
         node=settings.node,

@@ -7,17 +7,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
 
 from startup.process.interrupts import watching
+from startup.records import dataclass
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any, Protocol
+
     from startup.database.statement import Split, Statement
 
-Row = tuple[Any, ...]
-#: A statement and its parameters.
-Query = tuple[str, Sequence[object]]
+    #: A statement and its parameters.
+    Query = tuple[str, Sequence[object]]
+    Row = tuple[Any, ...]
+else:
+    Protocol, Row, Query = object, tuple, tuple
 #: How often the lock is looked up while a command runs, in seconds.
 WATCH = 1.0
 #: After so many seconds without an answer to a look a server is given up: as many as for a peer that vanished.
@@ -42,6 +46,8 @@ class Dialect:
     single_writer = False
     #: Locks a row that was read until the transaction ends, where others could write at all.
     for_update = " FOR UPDATE"
+    #: SHA-256, in hex, of the rows' ``{line}``, an SQL expression, in its bytes' order; '' where rows cost little.
+    digest = ""
     #: CREATE INDEX CONCURRENTLY, which may leave an INVALID index.
     concurrent_indexes = False
 
@@ -124,6 +130,8 @@ class Session(Protocol):
     dialect: Dialect
     #: psycopg.Connection (autocommit), or sqlite3.Connection (isolation_level=None). Another one after reset().
     connection: Any
+    #: May it be asked only? What takes a lock, or writes, is another session's then.
+    only_looks: bool = False
     #: The lock file's descriptor, for children that shall keep the lock while they live; None without a file.
     lock_fd: int | None = None
     #: The server's process behind it; 0 where there is none.

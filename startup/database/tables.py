@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple
+
+from startup.records import dataclass
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from startup.database.session import Session
 
 
-class Family(NamedTuple):
+@dataclass(frozen=True)
+class Family:
     """Tables that live in one schema: that in which the first of them was made."""
 
     names: tuple[str, ...]

@@ -8,15 +8,13 @@ clock counts but the server's.
 
 from __future__ import annotations
 
-import json
 import time
-from dataclasses import dataclass
-from datetime import datetime, timedelta, timezone
 
 from startup import log
 from startup.database.session import Session
 from startup.database.tables import Table, make
 from startup.errors import StartupError
+from startup.records import dataclass
 
 _TEXT = dict.fromkeys(("namespace", "node", "phase", "state", "spans"), "text")
 NODES = Table("startup_node", {**_TEXT, "changed_at": "{time}"}, key="namespace, node, phase")
@@ -108,6 +106,8 @@ class Journal:
         return bool(self._works)
 
     def _write(self, session: Session, state: str) -> None:
+        import json
+
         now = time.monotonic()
         spans = [
             (one.kind, one.name, round(now - one.start, 3), None if one.end is None else round(now - one.end, 3))
@@ -199,6 +199,8 @@ def read(session: Session, namespace: str) -> list[Node]:
 
 
 def _spans(text: str, written: float) -> list[Span]:
+    import json
+
     try:
         return [
             Span(kind, name, written - start, None if end is None else written - end, bool(failed))
@@ -210,6 +212,8 @@ def _spans(text: str, written: float) -> list[Span]:
 
 def seconds(moment: object) -> float:
     """A time stamp of the ledger's as seconds since the epoch: psycopg gives a datetime, SQLite text in UTC."""
+    from datetime import datetime, timedelta, timezone
+
     when = moment if isinstance(moment, datetime) else datetime.fromisoformat(str(moment))
     if when.tzinfo is None:
         when = when.replace(tzinfo=timezone.utc)

@@ -8,12 +8,14 @@ read each other's.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
-from typing import Any
-
 from startup.database.session import Row, Session
 from startup.database.tables import Table, make
 from startup.errors import StartupError, TaskFailed
+from startup.records import dataclass, fields
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 RUNNING, DONE, FAILED, STOPPED = "running", "done", "failed", "stopped"
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal
 
@@ -17,6 +16,7 @@ from startup.migrations import failure, files, indexes, lock, sqltext, tables, y
 from startup.migrations.files import Catalog, Migration
 from startup.migrations.observer import Observer
 from startup.migrations.tables import Marks, Record, State
+from startup.records import dataclass, replace
 
 Drift = Literal["fail", "warn"]
 _NOTHING = "committed: nothing"

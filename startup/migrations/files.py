@@ -5,21 +5,15 @@ Nothing here opens a database or imports yoyo: a boot with nothing to do pays fo
 
 from __future__ import annotations
 
-import ast
-import atexit
-import difflib
-import glob
-import hashlib
-import heapq
 import os
 import re
 from collections.abc import Iterable, Sequence
-from contextlib import ExitStack, suppress
-from dataclasses import dataclass, field
+from contextlib import suppress
 from functools import cached_property
-from pathlib import Path
 
 from startup.errors import SettingError, TaskFailed
+from startup.records import dataclass, field
+from startup.sha256 import sha256
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -58,7 +52,7 @@ class Migration:
         except OSError as error:
             raise TaskFailed(f"{self.path}: cannot be read: {error.strerror}") from None
         content = content.removeprefix(b"\xef\xbb\xbf").replace(b"\r\n", b"\n").rstrip()
-        return hashlib.sha256(content).hexdigest()
+        return sha256(content).hexdigest()
 
     @cached_property
     def text(self) -> str:
@@ -104,7 +98,8 @@ class Catalog:
 def read(path: str) -> str:
     """The text of the file at *path*. Raises TaskFailed, with the line, if it is not UTF-8 or cannot be read."""
     try:
-        content = Path(path).read_bytes()
+        with open(path, "rb") as file:
+            content = file.read()
         text = content.decode("utf-8-sig")
     except OSError as error:
         raise TaskFailed(f"{path}: cannot be read: {error.strerror}") from None
@@ -164,7 +159,7 @@ def _expand(wanted: str, given: bool) -> list[tuple[str, list[str]]] | str:
     if package := re.fullmatch(r"package:([^\s/:]+):(.*)", wanted):
         return _in_package(wanted, *package.groups())
     found: list[tuple[str, list[str]]] = []
-    for directory in sorted(glob.glob(wanted)):
+    for directory in _matching(wanted):
         if not os.path.isdir(directory):
             return f"{VARIABLE}={wanted!r}: {directory!r} is not a directory"
         try:
@@ -182,7 +177,18 @@ def _expand(wanted: str, given: bool) -> list[tuple[str, list[str]]] | str:
     return f"{VARIABLE}={wanted!r}: no such directory (the working directory is {os.getcwd()})"
 
 
+def _matching(wanted: str) -> list[str]:
+    """What is there of the name or pattern, sorted."""
+    if not re.search(r"[*?[]", wanted):
+        return [wanted] if os.path.lexists(wanted) else []
+    import glob
+
+    return sorted(glob.glob(wanted))
+
+
 def _in_package(wanted: str, package: str, directory: str) -> list[tuple[str, list[str]]] | str:
+    import atexit
+    from contextlib import ExitStack
     from importlib import resources
 
     try:
@@ -257,8 +263,8 @@ MARKS = {
     "atlas.hcl": OtherTool("Atlas", "atlas migrate apply --env production"),
     "sqitch.plan": OtherTool("Sqitch", "sqitch deploy"),
 }
-_NEARLY = re.compile(r"\.sql(\.txt)?$", re.IGNORECASE)
-_WITHOUT_COLON = re.compile(r"[^\S\n]*--[^\S\n]*depends[^\S\n]+([^\n:]+)$", re.MULTILINE)
+_NEARLY = r"(?i)\.sql(\.txt)?$"
+_WITHOUT_COLON = r"(?m)[^\S\n]*--[^\S\n]*depends[^\S\n]+([^\n:]+)$"
 
 
 def overlooked(catalog: Catalog) -> list[str]:
@@ -267,7 +273,9 @@ def overlooked(catalog: Catalog) -> list[str]:
     for directory in dict.fromkeys(migration.directory for migration in catalog.migrations):
         with suppress(OSError):
             for name in sorted(os.listdir(directory)):
-                if _NEARLY.search(name) and not _is_migration(name) and not name.endswith(".rollback.sql"):
+                if name.endswith(".sql") and not name.startswith((".", "_")):  # one, or what takes one back
+                    continue
+                if re.search(_NEARLY, name) and not _is_migration(name) and not name.endswith(".rollback.sql"):
                     path = os.path.join(directory, name)
                     found.append(f"{path} is no migration, so it is left out: its name would have to end in .sql")
     return found
@@ -277,7 +285,7 @@ def without_colon(migration: Migration, catalog: Catalog) -> str:
     """A warning: a line that is nearly a directive; '' where there is none."""
     from startup.migrations import sqltext
 
-    line = _WITHOUT_COLON.match(migration.text) if migration.is_sql else None
+    line = re.match(_WITHOUT_COLON, migration.text) if migration.is_sql else None
     if line is None or not sqltext.names_one(line[1], catalog.by_id):
         return ""
     return f"{migration.path}: '-- depends {line[1]}' is read as a comment: right would be -- depends: {line[1]}"
@@ -330,6 +338,8 @@ def depends(migration: Migration) -> tuple[str, ...]:
         from startup.migrations import sqltext
 
         return sqltext.depends(migration.text)
+    import ast
+
     try:
         tree = ast.parse(migration.text, migration.path)
     except (SyntaxError, ValueError) as error:
@@ -356,6 +366,10 @@ def in_order(migrations: Sequence[Migration], catalog: Catalog) -> list[Migratio
 
     Raises TaskFailed for a dependency that no file has, or a circle.
     """
+    if not migrations:
+        return []
+    import heapq
+
     position = {migration.id: number for number, migration in enumerate(migrations)}
     waits_for: dict[str, set[str]] = {}
     needed_by: dict[str, list[str]] = {}
@@ -383,6 +397,8 @@ def in_order(migrations: Sequence[Migration], catalog: Catalog) -> list[Migratio
 
 
 def _missing(migration: Migration, need: str, catalog: Catalog) -> str:
+    import difflib
+
     near = difflib.get_close_matches(need, [name for name in catalog.by_id if name != migration.id], 1)
     hint = f"; did you mean {near[0]!r}?" if near else ""
     return f"{_depends_line(migration, need)}: depends on {need!r}, which no file here has{hint}"
@@ -433,6 +449,8 @@ def _named_by_mistake(migration: Migration, catalog: Catalog) -> list[str]:
         return [f"{migration.path}:1: yoyo takes this file for a migration called {migration.id!r}: move it elsewhere"]
     stem, _, last = migration.id.rpartition(".")
     if stem and (stem in catalog.by_id or f"{stem}.up" in catalog.by_id):
+        import difflib
+
         near = difflib.get_close_matches(last.lower(), _TAKES_BACK, 1, 0.75)
         if near:
             return [

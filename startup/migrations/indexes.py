@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from startup.database.session import Session
 from startup.database.statement import COMMENT, Statement
+from startup.records import dataclass
 
 _NAME = r"""(?:"(?:[^"]|"")+"|[\w$]+)"""
 _CREATE = re.compile(

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection
-from dataclasses import dataclass, field
 
 from startup.database.session import Dialect
 from startup.database.statement import Fault, Range, Statement
+from startup.records import dataclass, field
 
 
 @dataclass(frozen=True)

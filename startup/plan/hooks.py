@@ -6,15 +6,15 @@ import os
 import re
 import stat
 from collections.abc import Collection
-from dataclasses import dataclass, field
 from itertools import takewhile
 
+from startup.records import dataclass, field
 from startup.settings.parsers import POLICIES, normal
 from startup.spawn import shell
 
 #: No hook, whatever it is: what somebody took out, and what editors and package managers leave.
-_NEVER = re.compile(r"^[._]")
-_LEFTOVER = re.compile(r"^#|~$|\.(swp|swo|bak|orig|rej|tmp|dpkg-\w+|rpmnew|rpmsave)$", re.IGNORECASE)
+_NEVER = ("_", ".")
+_LEFTOVER = r"(?i)^#|~$|\.(swp|swo|bak|orig|rej|tmp|dpkg-\w+|rpmnew|rpmsave)$"
 
 
 _ELF = b"\x7fELF"
@@ -77,10 +77,10 @@ def find(hooks_dir: str, phase: str) -> HookScan:
     others = []
     for name in names:
         path = os.path.join(directory, name)
-        if _NEVER.match(name) or os.path.isdir(path):
+        if name.startswith(_NEVER) or os.path.isdir(path):
             continue
         first = _first_line(path)
-        if _LEFTOVER.search(name) or not (first.startswith((b"#!", _ELF)) or re.match(r"\d|.*\.sh$", name)):
+        if re.search(_LEFTOVER, name) or not (first.startswith((b"#!", _ELF)) or re.match(r"\d|.*\.sh$", name)):
             others.append(name)
         elif why := _why_not(path, first):
             scan.faults.append(f"the hook {path} cannot run: {why}; or begin its name with _, if it is none")
@@ -102,7 +102,7 @@ def survey(hooks_dir: str, phases: Collection[str], given: bool) -> HookScan:
         return scan
     known = [f"{phase}.d" for phase in phases]
     for entry in entries:
-        if _NEVER.match(entry.name) or entry.name in known:
+        if entry.name.startswith(_NEVER) or entry.name in known:
             continue
         if entry.is_dir():
             from difflib import get_close_matches

@@ -7,10 +7,13 @@ import importlib
 import os
 import re
 import sys
-from typing import Any
 
 from startup import roots
 from startup.errors import Interrupted
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 
 def see_the_apps_modules(environ: dict[str, str]) -> None:

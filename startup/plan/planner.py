@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
-from typing import Any
 
 from startup.builtin.registry import BUILT_IN, make
 from startup.errors import SettingError
 from startup.plan import hooks, modules
 from startup.plan.task import Task, not_callable, registry
+from startup.records import dataclass, field, replace
 from startup.settings.parsers import REFERENCE, Item, items
 from startup.settings.settings import Settings
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 START_PHASES = ("pre_start", "post_start")
 STOP_PHASES = ("pre_stop", "post_stop")

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, overload
 
 from startup.errors import SettingError
+from startup.records import dataclass
+from startup.sha256 import sha256
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any, Literal, overload
+
     from startup.builtin.builtin import Builtin
 
-Policy = Literal["always", "change", "release", "once", "local"]
+    Policy = Literal["always", "change", "release", "once", "local"]
+else:
+
+    def overload(function):
+        """For mypy."""
+        return function
 
 
 class Context:
@@ -56,7 +63,7 @@ registry: dict[str, Task] = {}
 @overload
 def task(function: Function, /) -> Function: ...
 @overload
-def task(
+def task(  # noqa: F811
     *,
     name: str | None = None,
     policy: Policy = "always",
@@ -64,7 +71,7 @@ def task(
     transaction: bool = True,
     files: Sequence[str] = (),
 ) -> Callable[[Function], Function]: ...
-def task(
+def task(  # noqa: F811
     function: Function | None = None,
     /,
     *,
@@ -180,7 +187,7 @@ class Task:
 
     def content(self) -> str:
         """A checksum of what the task is: its definition and the files that it declares. OSError for a missing file."""
-        digest = hashlib.sha256(self.kind.encode())
+        digest = sha256(self.kind.encode())
         digest.update((_source(self.function) if self.function is not None else self.definition).encode())
         for path in self.files:
             with open(path, "rb") as file:

@@ -29,7 +29,9 @@ class Cluster:
         self._session: Session | None = None
         self._ledger: Ledger | None = None
         self._thread: threading.Thread | None = None
-        self._found_done = False
+        self._connected = False  # has there been a session that could have done the work?
+        #: Was there nothing to do?
+        self.found_done = False
         self._error: BaseException | None = None
         self._warned: set[str] = set()
         #: Does it wait without a connection between two looks?
@@ -41,7 +43,10 @@ class Cluster:
         What was found out before is kept. *left* is what is left of STARTUP_LOCK_TIMEOUT then: LockUnavailable.
         """
         self.close()
-        session = self._connect(again=left) if self._ledger else self._connect()
+        self._take(self._connect(again=left) if self._connected else self._connect())
+        self._connected = True
+
+    def _take(self, session: Session) -> None:
         if self._ledger is None:
             self._ledger = Ledger(session, self.settings.namespace)
         else:
@@ -56,17 +61,41 @@ class Cluster:
             self._session.close()
             self._session = None
 
+    def look(self, tasks: Sequence[Task]) -> bool:
+        """Is all done? Most boots ask no more than that, so a session that costs little asks it first, if there is one.
+
+        False where there is none. Unless all was :attr:`found_done`, a session that can do the work is left open.
+        Errors are those of :meth:`open` and :meth:`done`.
+        """
+        if any(task.policy == "always" and task.ledgered for task in tasks if task.clustered):
+            self.open()
+            return False
+        self._take(self._connect(looks_only=True))
+        if not self.session.only_looks:
+            self._connected = True
+            return False
+        try:
+            with self.session.answered_within(SILENT):
+                self.found_done = self.done(tasks)
+        except Unreachable as error:
+            log.warn(f"{error}; connecting again")
+        self.close()
+        if not self.found_done:
+            self.open()
+        return True
+
     def prepare(self, tasks: Sequence[Task]) -> None:
         """Connect and look, on a thread that yields to the app, so that little is left to do when that answers."""
 
         def look() -> None:
             try:
                 os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICE)
-                self.open()
-                with self.session.answered_within(SILENT):
-                    self._found_done = self.done(tasks)
-                    if self._found_done or self.is_scarce(self.session.crowd()):
-                        self.close()
+                looked = self.look(tasks)
+                if self.is_open:
+                    with self.session.answered_within(SILENT):
+                        self.found_done = not looked and self.done(tasks)
+                        if self.found_done or self.is_scarce(self.session.crowd()):
+                            self.close()
             except BaseException as error:
                 if not (isinstance(error, Unreachable) and self.is_open):  # lost again: whoever waits connects again
                     self._error = error
@@ -74,18 +103,18 @@ class Cluster:
         self._thread = threading.Thread(target=look, daemon=True, name="prepare")
         self._thread.start()
 
-    def open_prepared(self) -> bool:
+    def open_prepared(self, tasks: Sequence[Task]) -> bool:
         """Open the session, unless that has been prepared; was everything found done then? A signal may end it.
 
         One that was prepared, and would have kept others out, is closed again.
         """
         if self._thread is None:
-            self.open()
+            self.look(tasks)
         while self._thread is not None and self._thread.is_alive():
             self._thread.join(0.5)
         if self._error is not None:
             raise self._error
-        return self._found_done
+        return self.found_done
 
     def is_scarce(self, crowd: Crowd) -> bool:
         """Is it better to keep no connection while waiting?"""

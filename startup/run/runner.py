@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from functools import cached_property
 
 from startup import log
 from startup.database.session import Session
@@ -18,11 +18,14 @@ from startup.ledger.ledger import DONE, FAILED, RUNNING, STOPPED, Entry
 from startup.plan.planner import Plan
 from startup.plan.task import Task
 from startup.process.interrupts import Interrupts
-from startup.run import waiting
+from startup.records import replace
 from startup.run.cluster import Cluster
-from startup.run.execution import Execution
 from startup.settings.settings import Settings
 from startup.state import State
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from startup.run.execution import Execution
 
 
 class Runner:
@@ -36,11 +39,17 @@ class Runner:
         self.state = state
         self._interrupts = interrupts
         self._cluster = Cluster(settings, interrupts, connect)
-        self._execution = Execution(settings, plan.phase, interrupts, self._cluster.warn_once)
         self._journal = journal.Journal(settings.namespace, settings.node, plan.phase)
         self._epoch = 0  # of the run that this node has begun
         #: The tasks that have not run (yet).
         self.left = [task.name for task in plan.tasks]
+
+    @cached_property
+    def _execution(self) -> Execution:
+        """Of tasks: most boots run none."""
+        from startup.run.execution import Execution
+
+        return Execution(self.settings, self.plan.phase, self._interrupts, self._cluster.warn_once)
 
     def pinged(self, seconds: float) -> None:
         """The app has answered, after so long."""
@@ -96,7 +105,7 @@ class Runner:
 
     def _keep_promise(self, tasks: Sequence[Task]) -> None:
         """Done already? Take the lock; done now? Run, record, next."""
-        if self._open() or not waiting.Waiting(self._cluster, tasks, self._say_waiting).until_locked():
+        if self._open(tasks) or not self._locked(tasks):
             self._run_between(tasks)
             self._end(DONE)
             return
@@ -116,13 +125,19 @@ class Runner:
         self._journal.close(session, DONE)  # a session that is lost from here on is seen by what comes last
         session.unlock()
 
-    def _open(self) -> bool:
-        """Is there a session now, and was everything found done while the app booted?"""
+    def _open(self, tasks: Sequence[Task]) -> bool:
+        """Was everything found done, while the app booted or now? Else there is a session."""
         self._journal.begin(journal.WAIT, "database")
         try:
-            return self._cluster.open_prepared()
+            return self._cluster.open_prepared(tasks)
         finally:
             self._journal.end()
+
+    def _locked(self, tasks: Sequence[Task]) -> bool:
+        """Wait for the lock; False when others have done all."""
+        from startup.run.waiting import Waiting
+
+        return Waiting(self._cluster, tasks, self._say_waiting).until_locked()
 
     def _run_between(self, tasks: Sequence[Task]) -> None:
         """Everything of the cluster's is done: what is left are local tasks that stand between."""
@@ -134,6 +149,8 @@ class Runner:
 
     def _begin(self) -> None:
         """With the lock, and when nobody can be at work any more: a new run."""
+        from startup.run import waiting
+
         session, ledger = self._cluster.session, self._cluster.ledger
         if why := session.read_only:
             raise waiting.unwritable("nothing can be written", why)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import time
-from dataclasses import replace
 
 from startup import log
 from startup.database.session import Session
 from startup.errors import StartupError, TaskFailed
 from startup.plan.planner import resolve
 from startup.process.interrupts import Interrupts
+from startup.records import replace
 from startup.run.runner import Runner
 from startup.settings.settings import Settings
 from startup.state import State

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 
 from startup import log
 from startup.database.session import SILENT, Holder
@@ -13,6 +12,7 @@ from startup.ledger import journal
 from startup.ledger.ledger import RUNNING, Run
 from startup.patience import LONGEST_PAUSE, Announcer, Stopwatch, poll
 from startup.plan.task import Task
+from startup.records import replace
 from startup.run.cluster import MOST_CONNECTED, Cluster
 
 #: How many looks a second waiting nodes make all together, whatever their number: those that keep their connection,

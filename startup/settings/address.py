@@ -9,10 +9,9 @@ from __future__ import annotations
 import os.path
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
-from urllib.parse import quote, unquote
 
 from startup import log
+from startup.records import dataclass, field, replace
 
 RIGHT = "right would be postgresql://USER:PASSWORD@HOST:5432/NAME or sqlite:///FILE"
 ENCODE = "a character like / ? # @ or % in a user name or password is written as %2F %3F %23 %40 %25"
@@ -106,6 +105,15 @@ def for_commands(value: str, address: Address) -> tuple[str, str]:
     return head + ("?" if kept else "") + "&".join(kept.values()), options
 
 
+def quote(text: str, safe: str = "/") -> str:
+    """Percent-encoding, which few addresses need."""
+    if re.fullmatch(rf"[A-Za-z0-9_.~{re.escape(safe)}-]*", text):
+        return text
+    from urllib import parse
+
+    return parse.quote(text, safe)
+
+
 def _decode(text: str) -> str:
     """Percent-decoding as libpq does it: ``+`` is a plus, and what is no %XX an error."""
     if re.search(r"%(?![0-9A-Fa-f]{2})|\s", text):
@@ -114,6 +122,10 @@ def _decode(text: str) -> str:
 
 
 def _decode_path(text: str) -> str:
+    if "%" not in text and "\0" not in text:
+        return text
+    from urllib.parse import unquote
+
     try:
         decoded = unquote(text, errors="strict")
     except UnicodeDecodeError:

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+
+from startup.records import dataclass
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 POLICIES = ("always", "change", "release", "once", "local")
 WORD = re.compile(r"[A-Za-z0-9_-]+")

@@ -5,12 +5,16 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any, NamedTuple, TypeVar, cast
 
 from startup import log
+from startup.records import dataclass
 from startup.settings.parsers import WORD, PartlyRead, normal
 
-T = TypeVar("T")
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, TypeVar
+
+    T = TypeVar("T")
 DEVELOPMENT = ("dev", "test")
 #: Set for command tasks, so not unknown where a task calls a verb.
 GIVEN_TO_TASKS = frozenset({"STARTUP_TASK", "STARTUP_PHASE"})
@@ -18,7 +22,8 @@ GIVEN_TO_TASKS = frozenset({"STARTUP_TASK", "STARTUP_PHASE"})
 SHELL, FILES, MODULE = "entrypoint.sh", "dotenv files", "module"
 
 
-class Entry(NamedTuple):
+@dataclass(frozen=True)
+class Entry:
     """A setting: its default and parser, a line on what it means, who reads it, and its default as a page tells it."""
 
     default: str
@@ -53,7 +58,10 @@ class Reader:
             return parse(value)
         except ValueError as error:
             self.faults.append(f"{name} is '{value}' ({self.origins[name]}): {error}")
-            return cast("T", error.rest) if isinstance(error, PartlyRead) else parse(fallback)
+            if isinstance(error, PartlyRead):
+                rest: T = error.rest
+                return rest
+            return parse(fallback)
 
     def read_dotenv(self, env: str) -> None:
         """FILE and FILE.$STARTUP_ENV beside it, the second winning; the real environment wins over both."""

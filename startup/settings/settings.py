@@ -7,20 +7,23 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
-from typing import Any, TypeVar, cast
 
 from startup import log
 from startup.errors import SettingError
 from startup.ping.attempt import Ping
 from startup.ping.kinds import parse as parse_ping
+from startup.records import dataclass, field, fields
 from startup.settings import passwords
 from startup.settings.address import Address, for_commands
 from startup.settings.address import parse as parse_address
 from startup.settings.parsers import Item, boolean, choice, identifier, items, label, names, seconds, text, word, words
 from startup.settings.reader import DEVELOPMENT, FILES, MODULE, SHELL, Entry, Reader
 
-T = TypeVar("T")
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, TypeVar
+
+    T = TypeVar("T")
 DEV_DATABASE = "sqlite:///startup.db"
 
 
@@ -28,7 +31,8 @@ def setting(
     default: str, parse: Callable[[str], T], meaning: str, *, name: str = "", reader: str = MODULE, shown: str = ""
 ) -> T:
     """A field that is read from STARTUP_FIELD, or from *name*; *shown* is its default as a page tells it."""
-    return cast("T", field(metadata={"entry": Entry(default, parse, meaning, reader, shown, name)}))
+    found: T = field(metadata={"entry": Entry(default, parse, meaning, reader, shown, name)})
+    return found
 
 
 def _ping(value: str) -> Ping:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from collections.abc import Iterator
+from types import SimpleNamespace as Arguments
 
 from startup import log
 from startup.errors import SettingError
@@ -15,7 +15,7 @@ from startup.settings.settings import Settings
 from startup.verbs import common
 
 
-def describe(arguments: argparse.Namespace, interrupts: Interrupts) -> int:
+def describe(arguments: Arguments, interrupts: Interrupts) -> int:
     """Tasks, hooks and settings as resolved, with where each came from; secrets are masked."""
     settings = common.load(warn=True)
     planner = Planner(settings)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from argparse import Namespace
 from collections.abc import Sequence
 from functools import partial
+from types import SimpleNamespace as Arguments
 
 from startup import log
 from startup.errors import APP_ENDED, APP_ENDED_UNANSWERED, AppEnded, PingTimeout, SettingError, StartupError
@@ -17,10 +17,11 @@ from startup.verbs import common
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from startup.run.idle import Idle
     from startup.run.runner import Runner
 
 
-def init(arguments: Namespace, interrupts: Interrupts) -> int:
+def init(arguments: Arguments, interrupts: Interrupts) -> int:
     """Run the post_start list, or the named tasks, and exit."""
     settings = common.load(warn=True)
     log.always(phase="post_start")
@@ -31,7 +32,7 @@ def init(arguments: Namespace, interrupts: Interrupts) -> int:
     return 0
 
 
-def phase(arguments: Namespace, interrupts: Interrupts) -> int:
+def phase(arguments: Arguments, interrupts: Interrupts) -> int:
     """Run one phase for entrypoint.sh; does not return, unless by an exception."""
     name, state = arguments.phase, State(arguments.state)
     proof.mark_by(lambda: state.write("proof", name))
@@ -95,16 +96,20 @@ def _start_phase(name: str, app: int, settings: Settings, state: State, interrup
     return 0
 
 
-def _runner(settings: Settings, plan: Plan, state: State, interrupts: Interrupts) -> Runner:
+def _runner(settings: Settings, plan: Plan, state: State, interrupts: Interrupts) -> Runner | Idle:
+    for warning in plan.warnings:
+        log.warn(warning)
+    if not plan.tasks:
+        from startup.run.idle import Idle
+
+        return Idle(plan)
     from startup.database.connect import connect
     from startup.run.runner import Runner
 
-    for warning in plan.warnings:
-        log.warn(warning)
     return Runner(settings, plan, state, interrupts, partial(connect, settings))
 
 
-def _wait_for_the_app(app: int, settings: Settings, state: State, runner: Runner) -> int:
+def _wait_for_the_app(app: int, settings: Settings, state: State, runner: Runner | Idle) -> int:
     """0 once it answers; what the entrypoint shall make of it when it ended instead."""
     from startup.ping.attempt import App
     from startup.ping.wait import DIED, TIMED_OUT

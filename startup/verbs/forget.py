@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from argparse import Namespace
+from types import SimpleNamespace as Arguments
 
 from startup import log
 from startup.errors import SettingError
@@ -12,7 +12,7 @@ from startup.settings.parsers import normal
 from startup.verbs import common
 
 
-def forget(arguments: Namespace, interrupts: Interrupts) -> int:
+def forget(arguments: Arguments, interrupts: Interrupts) -> int:
     """Take a task out of the ledger, so that it runs again."""
     settings, name = common.load(for_database=True), normal(arguments.name)
     with common.locked(settings, interrupts) as session:

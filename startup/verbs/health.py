@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from argparse import Namespace
 from pathlib import Path
+from types import SimpleNamespace as Arguments
 
 from startup.errors import StartupError
 from startup.process.interrupts import Interrupts
@@ -15,7 +15,7 @@ from startup.process.interrupts import Interrupts
 _ASKED = "_STARTUP_HEALTH_ASKED"
 
 
-def health(arguments: Namespace, interrupts: Interrupts) -> int:
+def health(arguments: Arguments, interrupts: Interrupts) -> int:
     """One line, the phase; 0 when ready. Does not return."""
     if os.environ.get(_ASKED) == str(os.getpid()):
         raise StartupError("startup-entrypoint answers health; this one asks us in turn: it is of another release")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from argparse import Namespace
+from types import SimpleNamespace as Arguments
 
 from startup import log
 from startup.errors import PingTimeout
@@ -12,7 +12,7 @@ from startup.settings.settings import Settings, require
 from startup.verbs import common
 
 
-def ping(arguments: Namespace, interrupts: Interrupts) -> int:
+def ping(arguments: Arguments, interrupts: Interrupts) -> int:
     """0 answered, 1 not yet, 124 over the time limit."""
     settings = common.load()
     require(settings)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Iterator
 from contextlib import closing
 from functools import partial
+from types import SimpleNamespace as Arguments
 
 from startup import log
 from startup.database.connect import connect
@@ -18,7 +18,7 @@ from startup.settings.settings import Settings
 from startup.verbs import common
 
 
-def plan(arguments: argparse.Namespace, interrupts: Interrupts) -> int:
+def plan(arguments: Arguments, interrupts: Interrupts) -> int:
     """What ``init`` would run, and why not the rest. Opens the database to look, changes nothing.
 
     Ends with the error, and so the code, with which ``init`` would be refused.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from argparse import Namespace
+from types import SimpleNamespace as Arguments
 
 from startup import log
 from startup.migrations import files
@@ -11,7 +11,7 @@ from startup.process.interrupts import Interrupts
 from startup.verbs import common
 
 
-def rollback(arguments: Namespace, interrupts: Interrupts) -> int:
+def rollback(arguments: Arguments, interrupts: Interrupts) -> int:
     """Take back the newest migrations, under the lock."""
     settings = common.load(for_database=True)
     catalog = files.load(settings.migrations, given=settings.given("STARTUP_MIGRATIONS"))

@@ -6,9 +6,9 @@ import json
 import os
 import shutil
 import sys
-from argparse import Namespace
 from contextlib import closing
 from datetime import datetime, timezone
+from types import SimpleNamespace as Arguments
 from typing import Any
 
 from startup import log
@@ -30,7 +30,7 @@ NODE_BYTES = 55
 Report = dict[str, Any]
 
 
-def status(arguments: Namespace, interrupts: Interrupts) -> int:
+def status(arguments: Arguments, interrupts: Interrupts) -> int:
     """Migrations, ledger, who holds the lock, what it is doing and what blocks it; the last run as a timeline."""
     settings = common.load(for_database=True)
     with closing(connect(settings, reads_only=True)) as session:

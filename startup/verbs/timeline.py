@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from itertools import groupby
 from operator import itemgetter
 
 from startup.ledger.journal import PING, TASK, WAIT, Node, Span
+from startup.records import dataclass, replace
 
 #: Rows that are drawn; the others are counted.
 MOST = 40

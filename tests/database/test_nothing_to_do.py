@@ -5,11 +5,17 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
+from startup.database.postgres import look
+from startup.database.postgres import session as postgres
+from startup.migrations import files, tables
+from startup.settings.address import parse
 from tests.conftest import Query, Server, Startup
+from tests.unit.test_cli import MAY_BE_IMPORTED_TO_LOOK, not_allowed
 
 ROOT = Path(__file__).parents[2]
 
@@ -36,6 +42,60 @@ def test_it_takes_no_lock_and_less_than_ten_statements(
     assert not [line for line in asked if "advisory_lock" in line]
 
 
+#: What another tool, a person or another image may have done to what stands in the database.
+CHANGES = {
+    "nothing": "",
+    "a mark that the image does not know": "INSERT INTO _yoyo_migration VALUES ('h', '0003_c', now())",
+    "a mark that is gone": "DELETE FROM _yoyo_migration WHERE migration_id = '0002_b'",
+    "one mark for another": "UPDATE _yoyo_migration SET migration_id = '0002_c' WHERE migration_id = '0002_b'",
+    "a mark that is twice there": "INSERT INTO _yoyo_migration SELECT 'h', migration_id, applied_at_utc"
+    " FROM _yoyo_migration LIMIT 1",
+    "a mark that is newer": "UPDATE _yoyo_migration SET applied_at_utc = now() + interval '1 day'",
+    "a row that is gone": "DELETE FROM startup_migration WHERE id = '0001_a'",
+    "a row too many": "INSERT INTO startup_migration (id, state) VALUES ('0003_c', 'done')",
+    "another content": "UPDATE startup_migration SET checksum = repeat('0', 64) WHERE id = '0001_a'",
+    "two contents that changed places": "UPDATE startup_migration a SET checksum = b.checksum"
+    " FROM startup_migration b WHERE a.id <> b.id",
+    "a content that is not known": "UPDATE startup_migration SET checksum = NULL WHERE id = '0001_a'",
+    "one that has begun": "UPDATE startup_migration SET state = 'started' WHERE id = '0001_a'",
+    "one that is being taken back": "UPDATE startup_migration SET state = 'rollback' WHERE id = '0001_a'",
+    "a row of ours in yoyo's lock": "INSERT INTO yoyo_lock (locked, ctime, pid) VALUES (1, now(), -7)",
+    "another's row in yoyo's lock": "INSERT INTO yoyo_lock (locked, ctime, pid) VALUES (1, now(), 7)",
+    "a table that is gone": "DROP TABLE startup_migration",
+    "one row that reads as two": "UPDATE startup_migration SET id = concat('0001_a ', checksum, chr(10), '0002_b')"
+    " WHERE id = '0002_b'; UPDATE _yoyo_migration SET migration_id = (SELECT max(id) FROM startup_migration)"
+    " WHERE migration_id = '0002_b'",
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_one_digest_tells_that_nothing_is_to_do_and_never_when_anything_is(
+    migrated: Startup, database_url: str, query: Query, change: str
+) -> None:
+    if CHANGES[change]:
+        query(database_url, CHANGES[change])
+    catalog = files.load([str(migrated.directory / "migrations")], given=True)
+    same = change in ("nothing", "another's row in yoyo's lock")
+    for module in (postgres, look):
+        with closing(module.connect(parse(database_url))) as session:
+            assert tables.all_as_recorded(session, catalog) == same
+            state = tables.pending(session, catalog)
+            assert not same or (state.nothing_to_do and not state.odd and not state.locked)
+
+
+def test_the_digest_is_of_the_files_as_they_are_now(migrated: Startup, database_url: str) -> None:
+    with closing(look.connect(parse(database_url))) as session:
+        for name, content, same in (
+            ("0001_a.sql", "CREATE TABLE a (id integer);\r\n", True),
+            ("0001_a.sql", "CREATE TABLE a (id bigint);\n", False),
+            ("0001_a.sql", "CREATE TABLE a (id integer);\n", True),
+            ("0003_c.sql", "CREATE TABLE c (id integer);\n", False),
+        ):
+            migrated.write(f"migrations/{name}", content)
+            catalog = files.load([str(migrated.directory / "migrations")], given=True)
+            assert tables.all_as_recorded(session, catalog) == same
+
+
 SHOW = """
 import sys
 sys.path.insert(0, sys.argv[1])
@@ -46,7 +106,7 @@ sys.exit(code)
 """
 
 
-def test_what_applies_migrations_is_not_loaded(migrated: Startup) -> None:
+def test_neither_what_applies_migrations_nor_psycopg_is_loaded(migrated: Startup) -> None:
     done = subprocess.run(
         [sys.executable, "-I", "-c", SHOW, str(ROOT)],
         cwd=migrated.directory,
@@ -58,5 +118,12 @@ def test_what_applies_migrations_is_not_loaded(migrated: Startup) -> None:
         check=True,
     )
     loaded = set(done.stdout.split())
-    assert {"startup.migrations.tables", "psycopg"} <= loaded
-    assert not loaded & {"yoyo", "startup.migrations.apply", "startup.migrations.sqltext", "startup.database.statement"}
+    assert not_allowed([*loaded], MAY_BE_IMPORTED_TO_LOOK) == set()
+    assert {"startup.migrations.tables", "startup.database.postgres.look"} <= loaded
+    assert not loaded & {
+        "psycopg",
+        "yoyo",
+        "startup.migrations.apply",
+        "startup.migrations.sqltext",
+        "startup.database.statement",
+    }

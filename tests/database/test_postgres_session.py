@@ -1,5 +1,8 @@
 # ruff: noqa: PT012, SIM117 - the block under test is a transaction
-"""What only the PostgreSQL session promises: reaching the server, poolers, roles. The rest: test_session.py."""
+"""What only the PostgreSQL session promises: reaching the server, poolers, roles. The rest: test_session.py.
+
+What a look promises, too, is asked of both: of the session by psycopg and of the one by libpq alone.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +19,7 @@ from typing import Any
 import psycopg
 import pytest
 
+from startup.database.postgres import look
 from startup.database.postgres import reach as postgres_connect
 from startup.database.postgres import session as postgres
 from startup.database.postgres.session import PostgresSession
@@ -29,13 +33,25 @@ WaitUntil = Callable[..., Any]
 Connect = Callable[..., PostgresSession]
 
 
+#: Each test of a class, or one, with either session.
+BOTH = pytest.mark.parametrize("opener", [postgres, look], ids=["psycopg", "libpq"], indirect=True)
+
+
 @pytest.fixture
-def connect(database_url: str) -> Iterator[Connect]:
+def opener(request: pytest.FixtureRequest) -> Any:
+    """The module whose ``connect`` opens a test's sessions: psycopg's, unless both are asked for."""
+    return getattr(request, "param", postgres)
+
+
+@pytest.fixture
+def connect(opener: Any, database_url: str) -> Iterator[Connect]:
     """``connect(node, url=..., **settings)``: a session with the test's database, closed afterwards."""
     opened: list[PostgresSession] = []
 
     def open_one(node: str = "node-1", url: str = database_url, **settings: Any) -> PostgresSession:
-        session = postgres.connect(parse(url), **{"node": node, "timeout": 5, "report": print, **settings})
+        session: PostgresSession = opener.connect(
+            parse(url), **{"node": node, "timeout": 5, "report": print, **settings}
+        )
         opened.append(session)
         return session
 
@@ -64,15 +80,8 @@ def kill(server: Any, query: Query, wait_until: WaitUntil) -> Callable[[Postgres
     return kill_one
 
 
+@BOTH
 class TestReaching:
-    def test_the_session_is_in_autocommit_read_committed_without_prepared_statements(self, connect: Connect) -> None:
-        session = connect()
-        assert session.connection.autocommit
-        assert session.connection.prepare_threshold is None
-        assert session.execute("SHOW default_transaction_isolation") == [("read committed",)]
-        assert session.execute("SELECT %s::text, 1", ["a"]) == [("a", 1)]
-        assert session.execute("CREATE TABLE t (i int)") == []
-
     def test_limits_that_would_end_an_idle_or_long_session_are_off_whatever_the_role_says(
         self, connect: Connect, server: Any, query: Query, database: str
     ) -> None:
@@ -86,6 +95,8 @@ class TestReaching:
         for name in [*limits, "transaction_timeout"]:
             assert session.execute(f"SHOW {name}") == [("0",)], name
         assert session.execute("SHOW default_transaction_isolation") == [("read committed",)]
+        if session.only_looks:
+            return
         with session.transaction():
             assert session.execute("SHOW transaction_isolation") == [("read committed",)]
 
@@ -153,11 +164,11 @@ class TestReaching:
             connect(url=database_url + "?sslmode=no-verify", timeout=60)
         assert "Pa55" not in str(caught.value)
 
-    def test_a_refused_connection_is_waited_for_until_the_time_limit(self, free_port: int) -> None:
+    def test_a_refused_connection_is_waited_for_until_the_time_limit(self, opener: Any, free_port: int) -> None:
         lines: list[str] = []
         start = time.monotonic()
         with pytest.raises(Unreachable, match=r"within 0.5 s \(STARTUP_DATABASE_TIMEOUT\): the connection is refused"):
-            postgres.connect(
+            opener.connect(
                 parse(f"postgresql://app:geheim-1@127.0.0.1:{free_port}/x"), timeout=0.5, report=lines.append
             )
         assert 0.3 < time.monotonic() - start < 8
@@ -165,48 +176,32 @@ class TestReaching:
             f"waiting for the database at postgresql://app:***@127.0.0.1:{free_port}/x: the connection is refused"
         ]
 
-    def test_a_long_wait_shows_that_it_lives(self, free_port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_long_wait_shows_that_it_lives(
+        self, opener: Any, free_port: int, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         monkeypatch.setattr(postgres_connect, "PROGRESS", 0.2)
         lines: list[str] = []
         with pytest.raises(Unreachable):
-            postgres.connect(parse(f"postgresql://127.0.0.1:{free_port}/x"), timeout=1, report=lines.append)
+            opener.connect(parse(f"postgresql://127.0.0.1:{free_port}/x"), timeout=1, report=lines.append)
         assert [line.split(" ", 1)[0] for line in lines[:2]] == ["waiting", "still"]
         assert "Connection refused" in lines[1]
 
-    def test_a_host_that_cannot_be_resolved_is_waited_for_and_named(self) -> None:
+    def test_a_host_that_cannot_be_resolved_is_waited_for_and_named(self, opener: Any) -> None:
         with pytest.raises(Unreachable, match="the host name cannot be resolved"):
-            postgres.connect(parse("postgresql://app@no-such-host.invalid/x"), timeout=5, report=print)
+            opener.connect(parse("postgresql://app@no-such-host.invalid/x"), timeout=5, report=print)
 
-    @pytest.mark.parametrize(
-        ("silent_below", "says"), [(0.2, "the connection is refused"), (0.8, "there is no answer")]
-    )
-    def test_a_last_try_with_little_time_does_not_hide_the_error_before_it(
-        self, silent_below: float, says: str
-    ) -> None:
-        def attempt(left: float | None) -> None:
-            assert left is not None
-            if left > silent_below:
-                raise psycopg.OperationalError("Connection refused")
-            time.sleep(left)
-            raise TimeoutError(f"no answer within {left:.1f} s")
-
-        with pytest.raises(Unreachable, match=says):
-            postgres_connect.reach(attempt, lambda _: "", parse("postgresql://127.0.0.1/x"), 1, print)
-
-    def test_a_socket_directory_without_a_server_is_waited_for(self, tmp_path: Path) -> None:
+    def test_a_socket_directory_without_a_server_is_waited_for(self, opener: Any, tmp_path: Path) -> None:
         with pytest.raises(Unreachable, match="the connection is refused"):
-            postgres.connect(parse(f"postgresql:///x?host={tmp_path}"), timeout=0.2, report=print)
+            opener.connect(parse(f"postgresql:///x?host={tmp_path}"), timeout=0.2, report=print)
 
-    def test_a_server_that_accepts_and_says_nothing_is_left_at_the_time_limit(self) -> None:
+    def test_a_server_that_accepts_and_says_nothing_is_left_at_the_time_limit(self, opener: Any) -> None:
         with socket.create_server(("127.0.0.1", 0)) as silent:
             start = time.monotonic()
             with pytest.raises(Unreachable, match="there is no answer"):
-                postgres.connect(
-                    parse(f"postgresql://127.0.0.1:{silent.getsockname()[1]}/x"), timeout=0.5, report=print
-                )
+                opener.connect(parse(f"postgresql://127.0.0.1:{silent.getsockname()[1]}/x"), timeout=0.5, report=print)
             assert time.monotonic() - start < 8
 
-    def test_a_signal_ends_the_wait_at_once(self, free_port: int) -> None:
+    def test_a_signal_ends_the_wait_at_once(self, opener: Any, free_port: int) -> None:
         def stop(number: int, frame: object) -> None:
             raise Interrupted(143)
 
@@ -215,27 +210,29 @@ class TestReaching:
         start = time.monotonic()
         try:
             with socket.create_server(("127.0.0.1", 0)) as silent, pytest.raises(Interrupted):
-                postgres.connect(parse(f"postgresql://127.0.0.1:{silent.getsockname()[1]}/x"), timeout=0, report=print)
+                opener.connect(parse(f"postgresql://127.0.0.1:{silent.getsockname()[1]}/x"), timeout=0, report=print)
         finally:
             signal.signal(signal.SIGALRM, before)
         assert time.monotonic() - start < 8
 
     def test_a_server_that_starts_meanwhile_is_waited_for_with_a_line_for_each_change(
-        self, new_server: Callable[..., Any], wait_until: WaitUntil
+        self, opener: Any, new_server: Callable[..., Any], wait_until: WaitUntil
     ) -> None:
         server = new_server()
         server.stop()
         lines: list[str] = []
         url = server.url("postgres")
         with ThreadPoolExecutor() as pool:
-            connecting = pool.submit(postgres.connect, parse(url), timeout=30, report=lines.append)
+            connecting = pool.submit(opener.connect, parse(url), timeout=30, report=lines.append)
             wait_until(lambda: lines)
             server.start()
             connecting.result().close()
         assert "the connection is refused" in lines[0]
         assert len(lines) == len(set(lines))
 
-    def test_too_many_connections_are_waited_for(self, new_server: Callable[..., Any], query: Query) -> None:
+    def test_too_many_connections_are_waited_for(
+        self, opener: Any, new_server: Callable[..., Any], query: Query
+    ) -> None:
         server = new_server(max_connections="6", superuser_reserved_connections="1")
         taken = [psycopg.connect(server.url("postgres")) for _ in range(5)]
         lines: list[str] = []
@@ -244,7 +241,7 @@ class TestReaching:
             lines.append(line)
             taken.pop().close()
 
-        session = postgres.connect(parse(server.url("postgres")), timeout=20, report=report)
+        session = opener.connect(parse(server.url("postgres")), timeout=20, report=report)
         assert session.execute("SELECT 1") == [(1,)]
         assert "too many connections" in lines[0]
         for connection in taken:
@@ -260,10 +257,11 @@ class TestReaching:
         server.start()
         standby = connect(url=server.url("postgres"))
         assert "standby" in standby.read_only
-        assert not standby.try_lock()
-        with pytest.raises(Unreachable, match="cannot be written to"), standby.transaction():
-            pass
-        standby.reset()
+        if not standby.only_looks:
+            assert not standby.try_lock()
+            with pytest.raises(Unreachable, match="cannot be written to"), standby.transaction():
+                pass
+            standby.reset()
         assert connect().read_only == ""
         reader = connect(url=database_url + "?options=-c%20default_transaction_read_only%3Don")
         assert "default_transaction_read_only is on" in reader.read_only
@@ -279,6 +277,34 @@ class TestReaching:
         session = connect(url=url)
         assert session.execute("SHOW port") == [(str(server.port),)]
         assert session.read_only == ""
+
+
+class TestPsycopg:
+    def test_the_session_is_in_autocommit_read_committed_without_prepared_statements(self, connect: Connect) -> None:
+        session = connect()
+        assert session.connection.autocommit
+        assert session.connection.prepare_threshold is None
+        assert session.execute("SHOW default_transaction_isolation") == [("read committed",)]
+        assert session.execute("SELECT %s::text, 1", ["a"]) == [("a", 1)]
+        assert session.execute("CREATE TABLE t (i int)") == []
+
+
+class TestWords:
+    @pytest.mark.parametrize(
+        ("silent_below", "says"), [(0.2, "the connection is refused"), (0.8, "there is no answer")]
+    )
+    def test_a_last_try_with_little_time_does_not_hide_the_error_before_it(
+        self, silent_below: float, says: str
+    ) -> None:
+        def attempt(left: float | None) -> None:
+            assert left is not None
+            if left > silent_below:
+                raise psycopg.OperationalError("Connection refused")
+            time.sleep(left)
+            raise TimeoutError(f"no answer within {left:.1f} s")
+
+        with pytest.raises(Unreachable, match=says):
+            postgres_connect.reach(attempt, lambda _: "", parse("postgresql://127.0.0.1/x"), 1, print)
 
     @pytest.mark.parametrize(
         ("text", "words", "final"),
@@ -338,6 +364,7 @@ class TestLock:
             session.require_lock()
         assert caught.value.code == 75
 
+    @BOTH
     def test_losing_a_session_without_the_lock_is_an_unreachable_database(
         self, connect: Connect, kill: Callable[[PostgresSession], None]
     ) -> None:
@@ -805,6 +832,7 @@ class TestPooler:
         """``pooler(mode)``: a PgBouncer before the test's database; its address."""
         return lambda mode: pooler(mode, database)
 
+    @BOTH
     @pytest.mark.parametrize("mode", ["transaction", "session"])
     def test_it_is_refused_with_what_to_set(self, connect: Connect, pooler: Callable[[str], str], mode: str) -> None:
         with pytest.raises(SettingError) as caught:
@@ -827,6 +855,11 @@ class TestPooler:
         first.close()
         assert connect("c").try_lock()
 
+    @BOTH
+    def test_session_mode_is_found_to_be_that(self, connect: Connect, pooler: Callable[[str], str]) -> None:
+        assert connect(url=pooler("session"), pooler=True).execute("SHOW application_name") == [("startup/node-1",)]
+
+    @BOTH
     def test_transaction_mode_that_is_said_to_be_session_mode_is_found_out(
         self, connect: Connect, pooler: Callable[[str], str]
     ) -> None:
@@ -846,6 +879,7 @@ class TestPooler:
                 session.require_lock()
 
 
+@BOTH
 class TestWhereTheConnectionLeads:
     def test_a_host_of_the_environments_is_a_dead_peer_like_any_other(
         self, connect: Connect, server: Any, database: str, monkeypatch: pytest.MonkeyPatch

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 import random
 import re
@@ -88,12 +87,10 @@ def as_one_line(content: bytes) -> str:
 
 
 def test_pythons_lines_are_json_and_hold_the_text(rng: random.Random, cases: int) -> None:
-    formatter = log.JsonFormatter('n"\\')
+    form = log.Json('n"\\')
     for content in texts(rng, cases):
         text = os.fsdecode(content)
-        record = logging.LogRecord("startup", logging.INFO, "", 0, "%s", (text,), None)
-        record.fields = {"task": text, "of": [text, {"k": text}]}
-        line = formatter.format(record)
+        line = form.line(log.INFO, text, {"task": text, "of": [text, {"k": text}]})
         assert line.isprintable() or not log._CONTROL.search(line), content
         said = json.loads(line.encode())
         expected = re.sub("[\ud800-\udfff]", "\ufffd", text)

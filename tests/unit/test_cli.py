@@ -38,6 +38,10 @@ def test_each_verb_is_where_the_table_says_and_takes_what_main_gives(name: str) 
     assert list(inspect.signature(verb).parameters) == ["arguments", "interrupts"]
 
 
+#: As entrypoint.sh says it.
+PHASE = ("_phase", "post_start", "--state", "", "--app", str(os.getpid()))
+
+
 def imported(*verb: str, **env: str) -> str:
     done = subprocess.run(
         [sys.executable, "-I", "-c", SHOW, str(ROOT), *verb],
@@ -63,13 +67,60 @@ def test_a_verb_imports_no_other_that_it_does_not_need(verb: tuple[str, ...], mo
     assert set(re.findall(r"startup\.verbs\.(\w+)", imported(*verb))) == modules
 
 
+#: All of the standard library that a boot may import, by what each name begins with. More than half of a boot's time
+#: are its imports: typing takes 4 ms, argparse, logging and urllib.parse 8, dataclasses 10, asyncio 70 (of Python: 9).
+MAY_BE_IMPORTED = {
+    *("collections", "contextlib", "contextvars", "copyreg", "enum", "functools", "future", "importlib", "itertools"),
+    *(
+        "keyword",
+        "locale",
+        "operator",
+        "re",
+        "reprlib",
+        "select",
+        "sha2",
+        "sha256",
+        "signal",
+        "sre",
+        "threading",
+        "types",
+    ),
+    *("warnings", "weakrefset"),
+}
+#: The same, where a database is asked.
+MAY_BE_IMPORTED_TO_LOOK = MAY_BE_IMPORTED | {"ctypes", "heapq", "math", "queue", "struct"}
+
+
+def not_allowed(modules: list[str], allowed: set[str]) -> set[str]:
+    """Those of *modules* that are neither ours, nor Python's own start's, nor *allowed*."""
+    python = subprocess.run(
+        [sys.executable, "-I", "-c", "import sys; print(*sys.modules)"],
+        env={},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    known = {*python.stdout.split(), "startup"}
+    others = {name.partition(".")[0] for name in modules} - known
+    return {name for name in others if name.lstrip("_").partition("_")[0] not in allowed}
+
+
 def test_a_boot_imports_nothing_that_only_a_fault_or_a_task_needs(tmp_path: Path) -> None:
     (tmp_path / "post_start.d").mkdir()
     hook = tmp_path / "post_start.d" / "10-hook.local.sh"
     hook.write_text("#!/bin/sh\n")
     hook.chmod(0o755)
-    modules = imported("_phase", "post_start", "--app", str(os.getpid()), STARTUP_HOOKS_DIR=str(tmp_path)).split()
+    modules = imported(*PHASE, STARTUP_HOOKS_DIR=str(tmp_path)).split()
     assert {"difflib", "csv", "psycopg", "yoyo", "sqlite3"} & set(modules) == set()
+
+
+@pytest.mark.parametrize("verb", [PHASE, ("init",)], ids=["_phase", "init"])
+def test_a_boot_without_tasks_imports_no_more_than_is_listed_here(verb: tuple[str, ...]) -> None:
+    modules = imported(*verb).splitlines()[-1].split()
+    assert not_allowed(modules, MAY_BE_IMPORTED) == set()
+    ours = {name.split(".")[1] for name in modules if name.startswith("startup.")}
+    assert not ours & {"database", "ledger", "migrations"}
+    assert not {"startup.run.runner", "startup.run.cluster"} & set(modules)
 
 
 STOPPED_WHILE_IT_IMPORTS = """

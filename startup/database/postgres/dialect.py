@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from startup.database.session import Dialect
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from startup.database.statement import Split
 
@@ -22,6 +21,10 @@ class PostgresDialect(Dialect):
     timestamp = "timestamptz"
     count = "pg_catalog.count(*)"
     yoyo_backend = "yoyo.backends.core.postgresql:PostgresqlPsycopgBackend"
+    digest = (
+        "pg_catalog.encode(pg_catalog.sha256(pg_catalog.convert_to(pg_catalog.string_agg("
+        "{line}, pg_catalog.chr(10) ORDER BY {line} COLLATE \"C\"), 'UTF8')), 'hex')"
+    )
     concurrent_indexes = True
 
     def split(self, text: str) -> Split:

@@ -8,11 +8,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
 
 from startup.database.session import Row
 from startup.database.tables import LEDGERS, YOYOS, Family
 from startup.errors import SettingError
+from startup.records import dataclass, replace
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 Execute = Callable[[str, Sequence[object]], list[Row]]
 
@@ -53,7 +57,8 @@ _OWNED = """
 """
 
 
-class Place(NamedTuple):
+@dataclass
+class Place:
     """A schema with tables of a family: each with its kind ('r' is a plain table), and its columns."""
 
     schema: str
@@ -165,7 +170,7 @@ def _places(rows: list[Row]) -> list[Place]:
         place.readable.update([table] if readable else ())
         place.filled.update([table] if filled else ())
         place.columns.setdefault(table, set()).update([column] if column else ())
-        places[schema] = place._replace(own=place.own and own)
+        places[schema] = replace(place, own=place.own and own)
     return list(places.values())
 
 

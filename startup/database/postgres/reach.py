@@ -3,26 +3,25 @@
 from __future__ import annotations
 
 import os
-import queue
-import random
 import re
-import select
-import socket
 import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from functools import cache
 
 from startup import log
 from startup.errors import LockUnavailable, SettingError, Unreachable
+from startup.records import dataclass
 from startup.settings.address import Address
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
-    import psycopg
+    from typing import Any, TypeVar
 
-T = TypeVar("T")
+    from startup.database.postgres.libpq import Library
+
+    T = TypeVar("T")
 
 #: NAMEDATALEN - 1: what PostgreSQL keeps of an application_name.
 NAME_BYTES = 63
@@ -43,7 +42,7 @@ class PoolIsFull(TimeoutError):
 class Silence:
     """In the block a connection whose server is silent for *seconds* is broken off, since libpq itself never would."""
 
-    def __init__(self, connection: psycopg.Connection[Any], seconds: float) -> None:
+    def __init__(self, connection: Any, seconds: float) -> None:
         self.seconds = seconds
         self.broken = False
         self._descriptor = os.dup(connection.fileno())
@@ -59,6 +58,8 @@ class Silence:
         os.close(self._descriptor)
 
     def _break(self) -> None:
+        import socket
+
         self.broken = True
         with socket.socket(fileno=os.dup(self._descriptor)) as beneath, suppress(OSError):
             beneath.shutdown(socket.SHUT_RDWR)
@@ -198,51 +199,58 @@ def explain_state(state: str) -> Failure:
     return UNKNOWN
 
 
+def library() -> Library | None:
+    """libpq without psycopg; None where it is not there, or Python was built without ctypes."""
+    try:
+        from startup.database.postgres import libpq
+    except ImportError:
+        return None
+    return libpq.load()
+
+
+@cache
+def variables() -> dict[str, str]:
+    """The parameters that libpq knows, each with its environment variable, if it has one."""
+    if found := library():
+        return {name: variable for name, variable, _ in found.options()}
+    from psycopg.pq import Conninfo
+
+    return {option.keyword.decode(): (option.envvar or b"").decode() for option in Conninfo.get_defaults()}
+
+
+def of_the_statement(error: Exception) -> bool:
+    """Does the server refuse what was asked, and not the asking (the connection, resources, an operator's doing)?"""
+    state = getattr(error, "sqlstate", None) or ""
+    return bool(state) and not state.startswith(("08", "53", "55", "57", "58"))
+
+
 def sqlstate(connect_arguments: dict[str, Any], seconds: float) -> str:
     """The SQLSTATE with which the server refuses a session within *seconds*; empty where it tells none.
 
     libpq drops it, but traces it (PQtrace, from libpq 18 on). Asked for only where its words mean nothing to us.
     """
-    import psycopg
-    from psycopg import pq
-    from psycopg.conninfo import make_conninfo
-
-    ours = {"autocommit", "prepare_threshold"}
-    conninfo = make_conninfo("", **{name: value for name, value in connect_arguments.items() if name not in ours})
 
     def ask() -> str:
-        reading, writing = int(pq.PollingStatus.READING), int(pq.PollingStatus.WRITING)
-        wanted = {reading: select.POLLIN, writing: select.POLLOUT}
-        until = time.monotonic() + seconds
-        trace = os.memfd_create("trace")
-        connection = pq.PGconn.connect_start(conninfo.encode())
-        try:
-            connection.trace(trace)
-            while (status := int(connection.connect_poll())) in wanted and time.monotonic() < until:
-                poll = select.poll()
-                poll.register(connection.socket, wanted[status])
-                poll.poll(max(0.0, until - time.monotonic()) * 1000)
-            connection.untrace()
-            found = re.findall(rb'\tErrorResponse\t.*? C "(\w{5})"', os.pread(trace, 1 << 20, 0))
-            return found[-1].decode() if found else ""
-        finally:
-            connection.finish()
-            os.close(trace)
+        from startup.database.postgres import libpq
+
+        found = library()
+        if found is None:
+            return ""
+        trace = libpq.Connection(found, connect_arguments).traced(time.monotonic() + seconds)
+        states: list[bytes] = re.findall(rb'\tErrorResponse\t.*? C "(\w{5})"', trace)
+        return states[-1].decode() if states else ""
 
     try:
         return on_thread(ask, seconds, lambda _: None)
-    except (psycopg.Error, OSError, TimeoutError, AttributeError):  # no memfd, no tracing
+    except Exception:  # no memfd, no tracing, no ctypes; what was refused before is refused again
         return ""
 
 
 def origin(address: Address, parameter: str) -> str:
     """Where libpq took the *parameter* of a connection from, for a person: setting, PG variable or service file."""
-    import psycopg
-
     if parameter in address.conninfo:
         return address.source
-    variables = {option.keyword.decode(): option.envvar for option in psycopg.pq.Conninfo.get_defaults()}
-    variable = (variables.get(parameter) or b"").decode()
+    variable = variables().get(parameter, "")
     if variable and os.environ.get(variable):
         return variable
     for name, value in (("service", address.conninfo.get("service")), ("PGSERVICE", os.environ.get("PGSERVICE"))):
@@ -285,10 +293,8 @@ def one_line(error: object) -> str:
 
 
 def arguments(address: Address, node: str) -> dict[str, Any]:
-    """What psycopg.connect() gets: the address in libpq's words, and how this program wants its sessions."""
-    import psycopg
-
-    installed = {option.keyword.decode() for option in psycopg.pq.Conninfo.get_defaults()}
+    """What libpq gets: the address in its words, and how this program wants its sessions."""
+    installed = variables().keys()
     unknown = sorted(set(address.conninfo) - installed)
     if dropped := [*address.dropped, *unknown]:
         log.debug(f"{address.source}: parameters that libpq does not know are left out: {', '.join(dropped)}")
@@ -301,8 +307,6 @@ def arguments(address: Address, node: str) -> dict[str, Any]:
         **{keyword: text for keyword, text in address.conninfo.items() if keyword in installed},
         "application_name": name,
         "client_encoding": "UTF8",
-        "autocommit": True,
-        "prepare_threshold": None,
     }
 
 
@@ -356,6 +360,8 @@ def on_thread(function: Callable[[], T], seconds: float | None, discard: Callabl
 
     On a thread of its own: the C library's resolver heeds neither a signal nor a time limit, this wait heeds both.
     """
+    import queue
+
     answers: queue.SimpleQueue[tuple[T | None, BaseException | None]] = queue.SimpleQueue()
     given_up = threading.Event()
 
@@ -383,16 +389,9 @@ def on_thread(function: Callable[[], T], seconds: float | None, discard: Callabl
     return result  # type: ignore[return-value]
 
 
-def dial(connect_arguments: dict[str, Any], seconds: float | None) -> psycopg.Connection[tuple[Any, ...]]:
-    """One try to connect, of at most *seconds* (None: until psycopg gives up). Raises psycopg.Error, TimeoutError."""
-    import psycopg
-
-    limit = TRY if seconds is None else max(1, min(TRY, round(seconds)))
-    return on_thread(
-        lambda: psycopg.connect(**{"connect_timeout": limit, **connect_arguments}),
-        seconds,
-        lambda connection: connection.close(),
-    )
+def limit(seconds: float | None) -> int:
+    """Whole seconds for one try, of *seconds* that are left."""
+    return TRY if seconds is None else max(1, min(TRY, round(seconds)))
 
 
 def reach(
@@ -411,8 +410,6 @@ def reach(
     starts, at each change, and every 10 s. Raises Unreachable at once where waiting is no use, else when time is up;
     SettingError for a parameter that libpq cannot read.
     """
-    import psycopg
-
     start, tries = time.monotonic(), 0
     deadline = start + timeout if timeout else None
     last = start + limit if limit else None
@@ -425,10 +422,12 @@ def reach(
         left = max(min(ends) - time.monotonic(), 0.1) if ends else None
         try:
             return attempt(left)
-        except (psycopg.OperationalError, psycopg.ProgrammingError, TimeoutError) as error:
+        except Exception as error:
+            if not (isinstance(error, TimeoutError) or hasattr(error, "sqlstate")):  # as the drivers' own have
+                raise
             # A last try that was given little time says less than the one before it.
             cut_short = left is not None and left < min(TRY, timeout / 4)
-            if cause is None or not (cut_short and isinstance(error, (TimeoutError, psycopg.errors.ConnectionTimeout))):
+            if cause is None or not (cut_short and isinstance(error, TimeoutError)):
                 cause, text, blamed = error, one_line(error), ""
                 failure = explain("query_wait_timeout" if isinstance(error, PoolIsFull) else str(error))
                 if failure is UNKNOWN and not (blamed := misset(address, str(error))):
@@ -461,5 +460,7 @@ def reach(
             elif now - told_at >= PROGRESS:
                 report(f"still waiting for {where} after {now - start:.0f} s: {failure.words} ({text})")
                 told_at = now
+        import random
+
         pause = min(pause * 1.6, 1.0)
         time.sleep(max(0, min(pause * random.uniform(0.75, 1.25), deadline - now if deadline else pause)))

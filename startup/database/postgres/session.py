@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
-import logging
 import os
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import cache
-from typing import TYPE_CHECKING, Any, NoReturn
 
 from startup import log, roots
 from startup.database.postgres import activity
@@ -22,7 +19,8 @@ from startup.database.postgres.reach import (
     Silence,
     arguments,
     dead_peer_seconds,
-    dial,
+    limit,
+    of_the_statement,
     on_thread,
     one_line,
     reach,
@@ -34,9 +32,11 @@ from startup.database.tables import YOYOS, family_of
 from startup.errors import EndedInside, LockLost, LockUnavailable, SettingError, StartupError, TaskFailed, Unreachable
 from startup.patience import Announcer, Stopwatch, poll
 from startup.settings.address import Address
+from startup.sha256 import sha256
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
-    import psycopg
+    from typing import Any, NoReturn
 
     from startup.database.statement import Statement
 
@@ -59,6 +59,42 @@ _COMMITTED = (
 )
 
 
+class Driver:
+    """psycopg: connects, and knows the session for that."""
+
+    def __init__(self, address: Address) -> None:
+        self._address = address
+        #: For the connection that was made last.
+        self.kind: type[PostgresSession] = PostgresSession
+
+    def require(self) -> None:
+        """SettingError where it is not installed."""
+        import logging
+
+        try:
+            import psycopg  # noqa: F401
+        except ImportError as error:
+            raise SettingError(
+                f"DATABASE_URL is '{self._address.masked}', which needs psycopg, and {sys.executable} cannot import it "
+                f"({error}): right would be {sys.executable} -m pip install 'psycopg[binary]>=3.2'"
+            ) from error
+        logging.getLogger("psycopg").addHandler(logging.NullHandler())
+
+    def dial(self, connect_arguments: dict[str, Any], seconds: float | None) -> Any:
+        """One try to connect, of at most *seconds* (None: until it gives up). Its own errors, or TimeoutError."""
+        import psycopg
+
+        limited = {"connect_timeout": limit(seconds), **connect_arguments}
+        try:
+            return on_thread(
+                lambda: psycopg.connect(**limited, autocommit=True, prepare_threshold=None),
+                seconds,
+                lambda connection: connection.close(),
+            )
+        except psycopg.errors.ConnectionTimeout as error:
+            raise TimeoutError(str(error)) from error
+
+
 def connect(
     address: Address,
     *,
@@ -70,6 +106,7 @@ def connect(
     lock_timeout: float = 0.0,
     again: float | None = None,
     report: log.Report = log.say,
+    driver: Driver | None = None,
 ) -> PostgresSession:
     """Open the session; waits up to *timeout* seconds (0: for ever) for a server that is starting or failing over.
 
@@ -78,14 +115,8 @@ def connect(
     that was there before. Raises Unreachable when the server does not admit us or does
     not answer in time, SettingError when a pooler is in between and that is not said, or not true.
     """
-    try:
-        import psycopg  # noqa: F401
-    except ImportError as error:
-        raise SettingError(
-            f"DATABASE_URL is '{address.masked}', which needs psycopg, and {sys.executable} cannot import it "
-            f"({error}): right would be {sys.executable} -m pip install 'psycopg[binary]>=3.2'"
-        ) from error
-    logging.getLogger("psycopg").addHandler(logging.NullHandler())
+    driver = driver or Driver(address)
+    driver.require()
     connect_arguments = arguments(address, node)
     if not roots.make_known() and "system" in (connect_arguments.get("sslrootcert"), os.environ.get("PGSSLROOTCERT")):
         raise SettingError(f"DATABASE_URL is '{address.masked}' with sslrootcert=system, and {roots.MISSING}")
@@ -93,11 +124,11 @@ def connect(
     known = again is not None  # what a session before has found out of the pooler
 
     def attempt(seconds: float | None) -> PostgresSession:
-        connection = dial(connect_arguments, seconds)
+        connection = driver.dial(connect_arguments, seconds)
         silence = Silence(connection, TRY if seconds is None else min(TRY, seconds))
         try:
             with silence:
-                return PostgresSession(
+                return driver.kind(
                     connection, address, namespace, connect_arguments, pooler, reads_only, lock_timeout, report, known
                 )
         except BaseException as error:
@@ -106,8 +137,8 @@ def connect(
                 raise (PoolIsFull if pooler else TimeoutError)(f"no answer within {silence.seconds:.1f} s") from error
             raise
 
-    limit = again if again is not None else lock_timeout if pooler else 0.0
-    return reach(attempt, lambda left: sqlstate(connect_arguments, left), address, timeout, report, limit)
+    last = again if again is not None else lock_timeout if pooler else 0.0
+    return reach(attempt, lambda left: sqlstate(connect_arguments, left), address, timeout, report, last)
 
 
 def lock_key(name: str, kind: str = "startup-tasks") -> int:
@@ -115,7 +146,7 @@ def lock_key(name: str, kind: str = "startup-tasks") -> int:
 
     *name* is a namespace, or, of the *kind* for migrations, the oid of the schema that yoyo's tables live in.
     """
-    digest = hashlib.sha256(f"{kind}\0{name}".encode()).digest()
+    digest = sha256(f"{kind}\0{name}".encode()).digest()
     return int.from_bytes(digest[:8], "big", signed=True)
 
 
@@ -147,7 +178,7 @@ class PostgresSession(Session):
 
     def __init__(
         self,
-        connection: psycopg.Connection[Row],
+        connection: Any,
         address: Address,
         namespace: str,
         connect_arguments: dict[str, Any],
@@ -157,11 +188,8 @@ class PostgresSession(Session):
         report: log.Report,
         known: bool,
     ) -> None:
-        from psycopg import IsolationLevel
-
-        self.connection: Any = connection
+        self.connection = connection
         self.address = address
-        self._isolation = IsolationLevel.READ_COMMITTED
         self._arguments = connect_arguments
         self.lock_timeout = lock_timeout
         self._report = report
@@ -171,7 +199,7 @@ class PostgresSession(Session):
         self._is_lock = _is_lock(key)
         #: The migrations' lock, while it is held beside the other.
         self._second_key: int | None = None
-        connection.isolation_level = self._isolation
+        self._prepare()
         connection.add_notice_handler(_tell)
         #: As the server sees it: a pooler tells another.
         asked = pooler or not known
@@ -188,6 +216,19 @@ class PostgresSession(Session):
             decided = first_named(self._rows("SELECT pg_catalog.current_setting('search_path')")[0][0])
         self.homes = Homes(decided, namespace, reads_only)
         self._dead_peer = dead_peer_seconds(connection.info.host, parameters)
+
+    def _prepare(self) -> None:
+        """What is set on the connection itself."""
+        from psycopg import IsolationLevel
+
+        self.connection.isolation_level = IsolationLevel.READ_COMMITTED
+
+    def _second(self) -> Any:
+        """One more connection, for a moment; its limit, ASIDE seconds, does not count the lookup of a name."""
+        import psycopg
+
+        second = {"connect_timeout": int(ASIDE), **self._arguments}
+        return psycopg.connect(**second, autocommit=True, prepare_threshold=None)
 
     # What the session is
 
@@ -216,17 +257,15 @@ class PostgresSession(Session):
 
         Where the pool is full the second waits. If we are answered meanwhile, we do not wait behind it: it is ours.
         """
-        import psycopg
-
         pid = "SELECT pg_catalog.pg_backend_pid()"
         connected, answered = threading.Event(), threading.Event()
         seen: list[Row] = []
 
         def ask() -> None:
-            with suppress(Exception), psycopg.connect(**{"connect_timeout": int(ASIDE), **self._arguments}) as second:
+            with suppress(Exception), self._second() as second:
                 connected.set()
                 for _ in range(POOLER_PROBES):
-                    seen.extend(second.execute(pid).fetchall())
+                    seen.extend(second.execute(pid))
                     answered.set()
 
         threading.Thread(target=ask, name="startup-second", daemon=True).start()
@@ -237,7 +276,6 @@ class PostgresSession(Session):
 
     def _set(self, settings: dict[str, str]) -> str:
         """Apply *settings*, without those that this server refuses; the statement that does it again."""
-        import psycopg
 
         def statement(names: Sequence[str]) -> str:
             calls = (f"set_config('{name}', '{settings[name].replace(chr(39), chr(39) * 2)}', false)" for name in names)
@@ -247,9 +285,9 @@ class PostgresSession(Session):
             try:
                 self._rows(statement(names))
                 return True
-            except psycopg.OperationalError:
-                raise
-            except psycopg.Error as error:
+            except Exception as error:
+                if not of_the_statement(error):
+                    raise
                 log.debug(f"the server refuses one of {', '.join(names)}: {one_line(error)}")
                 return False
 
@@ -618,7 +656,7 @@ class PostgresSession(Session):
             if connection.info.transaction_status != TransactionStatus.IDLE:
                 self._rows("ROLLBACK")
             connection.autocommit = True
-            connection.isolation_level = self._isolation
+            self._prepare()
             connection.read_only = connection.deferrable = connection.prepare_threshold = None
             connection.row_factory, connection.cursor_factory = tuple_row, Cursor
             self._unlock_others(self._rows(f"{self._as_new}; SELECT {_LOCKS}"))
@@ -803,12 +841,11 @@ class PostgresSession(Session):
 
     def aside(self, sql: str) -> list[Row]:
         """Ask *sql* on a short-lived connection of its own, within ASIDE seconds."""
-        import psycopg
 
         def ask() -> list[Row]:
-            with psycopg.connect(**{"connect_timeout": int(ASIDE), **self._arguments}) as connection:
+            with self._second() as connection:
                 connection.execute(self._settings)
-                return connection.execute(sql).fetchall()
+                return list(connection.execute(sql))
 
         return on_thread(ask, ASIDE, lambda rows: None)
 

@@ -1,0 +1,29 @@
+"""What runs a plan without tasks, so that nothing is loaded that runs some."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from startup import log
+from startup.plan.planner import Plan
+
+
+class Idle:
+    """As :class:`startup.run.runner.Runner`, of which it takes the place."""
+
+    #: The tasks that have not run (yet).
+    left: Sequence[str] = ()
+
+    def __init__(self, plan: Plan) -> None:
+        self._plan = plan
+
+    def prepare(self) -> None:
+        """Nothing is to prepare."""
+
+    def pinged(self, seconds: float) -> None:
+        """The app has answered."""
+
+    def run(self) -> None:
+        """Say why there is nothing to run."""
+        for note in self._plan.notes:
+            log.say(note)
