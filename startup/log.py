@@ -132,12 +132,14 @@ def _character(one: str) -> str:
 
 
 #: What would move a terminal's cursor, forge a line, or turn the order of letters around; half a surrogate pair.
-_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+_CONTROL = r"[\x00-\x08\x0a-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
 
 
 def plain(text: str) -> str:
     """*text* on one line: control characters of others, and bytes that are no UTF-8, as Python escapes them."""
-    return _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+    if text.isprintable():  # as most are
+        return text
+    return re.sub(_CONTROL, lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
 def plain_lines(text: str) -> str:
@@ -214,7 +216,7 @@ class Json:
             elif value is not None:
                 event[f"startup.{name}"] = redact_all(value)
         line = json.dumps(event, ensure_ascii=False, default=str)
-        return _CONTROL.sub(lambda found: f"\\u{ord(found[0]):04x}" if found[0] < "\ud800" else "\ufffd", line)
+        return re.sub(_CONTROL, lambda found: f"\\u{ord(found[0]):04x}" if found[0] < "\ud800" else "\ufffd", line)
 
 
 class _Log:

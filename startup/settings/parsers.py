@@ -103,10 +103,12 @@ def text(value: str) -> str:
 
 def label(value: str) -> str:
     """What databases keep of us: an index takes no longer one, and a text column no other encoding."""
-    if re.search("[\ud800-\udfff]", value):
-        raise ValueError("it must be UTF-8 text")
-    if len(value.encode()) > 1000:
-        raise ValueError(f"it must have 1000 bytes at most, not {len(value.encode())}")
+    try:
+        length = len(value.encode())
+    except UnicodeEncodeError:
+        raise ValueError("it must be UTF-8 text") from None
+    if length > 1000:
+        raise ValueError(f"it must have 1000 bytes at most, not {length}")
     return value
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from contextlib import closing
@@ -40,6 +41,44 @@ def test_it_takes_no_lock_and_less_than_ten_statements(
     asked = [line for line in server.log()[before:].splitlines() if "startup/counted LOG:" in line]
     assert 0 < len(asked) < 10, asked
     assert not [line for line in asked if "advisory_lock" in line]
+
+
+def sessions(startup: Startup, server: Server, query: Query, database: str, **environ: str) -> list[list[str]]:
+    """What each of a boot's sessions has asked, in the order in which they began."""
+    query(server.admin_url("postgres"), f"ALTER DATABASE {database} SET log_statement = 'all'")
+    before = len(server.log())
+    done = startup("init", STARTUP_NODE="counted", **environ)
+    assert done.returncode == 0, done.stderr
+    asked: dict[str, list[str]] = {}
+    for pid, text in re.findall(
+        r"\[(\d+)\] startup/counted LOG: +(?:statement|execute[^:]*): +(\w.*)", server.log()[before:]
+    ):
+        asked.setdefault(pid, []).append(text)
+    return list(asked.values())
+
+
+def test_what_is_to_do_is_done_on_a_session_of_its_own_and_the_look_has_only_read(
+    migrated: Startup, server: Server, database: str, query: Query
+) -> None:
+    migrated.write("migrations/0003_c.sql", "CREATE TABLE c (id integer);\n")
+    look_asked, work = sessions(migrated, server, query, database)
+    assert look_asked and all(text.startswith(("SELECT", "WITH", "SHOW")) for text in look_asked)
+    assert not [text for text in look_asked if "advisory" in text]
+    assert [text for text in work if "pg_try_advisory_lock" in text] and [text for text in work if "CREATE" in text]
+
+
+def test_where_there_is_always_something_to_do_nothing_looks_first(
+    migrated: Startup, server: Server, database: str, query: Query
+) -> None:
+    assert len(sessions(migrated, server, query, database, STARTUP_TASKS="greet", STARTUP_TASK_GREET="true")) == 1
+
+
+def test_a_stale_row_in_yoyos_lock_is_cleared_by_a_session_that_may(
+    migrated: Startup, server: Server, database: str, database_url: str, query: Query
+) -> None:
+    query(database_url, "INSERT INTO yoyo_lock (locked, ctime, pid) VALUES (1, now(), -7)")
+    assert len(sessions(migrated, server, query, database)) == 2
+    assert query(database_url, "SELECT pid FROM yoyo_lock") == []
 
 
 #: What another tool, a person or another image may have done to what stands in the database.
