@@ -47,11 +47,13 @@ class App:
     def __init__(self, pid: int | None) -> None:
         self.pid = pid
         self._pidfd: int | None = None
+        self._poll = select.poll()
         self._gone = False
         if pid is None:
             return
         try:
             self._pidfd = os.pidfd_open(pid)
+            self._poll.register(self._pidfd, select.POLLIN)
         except ProcessLookupError:
             self._gone = True
         except (AttributeError, OSError):
@@ -68,8 +70,19 @@ class App:
     def ended(self) -> bool:
         """Has the app ended by now?"""
         if self.pid is not None and not self._gone:
-            self._gone = _ended(self.pid) if self._pidfd is None else bool(_poll({self._pidfd: select.POLLIN}, 0))
+            self._gone = _ended(self.pid) if self._pidfd is None else bool(self._poll.poll(0))
         return self._gone
+
+    def rest(self, seconds: float) -> None:
+        """A pause.
+
+        :raises AppEnded: as soon as the app ends.
+        """
+        if self._pidfd is None:
+            self.wait({}, seconds)
+        elif self._poll.poll(seconds * 1000):
+            self._gone = True
+            raise AppEnded
 
     def wait(self, wanted: dict[int, int], seconds: float) -> set[int]:
         """The descriptors among *wanted* (descriptor: poll events) that are ready; none after *seconds*.
@@ -77,18 +90,21 @@ class App:
         :raises AppEnded: as soon as the app ends.
         """
         end = time.monotonic() + seconds
-        watched = dict(wanted)
-        if self._pidfd is not None:
-            watched[self._pidfd] = select.POLLIN
         blind = self.pid is not None and self._pidfd is None
-        while True:
-            left = max(0.0, end - time.monotonic())
-            ready = _poll(watched, min(left, _LOOK) if blind else left)
-            if self._pidfd in ready or (blind and self.ended()):
-                self._gone = True
-                raise AppEnded
-            if ready or time.monotonic() >= end:
-                return ready
+        for descriptor, events in wanted.items():
+            self._poll.register(descriptor, events)
+        try:
+            while True:
+                left = max(0.0, end - time.monotonic())
+                ready = {number for number, _ in self._poll.poll(1000 * (min(left, _LOOK) if blind else left))}
+                if self._pidfd in ready or (blind and self.ended()):
+                    self._gone = True
+                    raise AppEnded
+                if ready or time.monotonic() >= end:
+                    return ready
+        finally:
+            for descriptor in wanted:
+                self._poll.unregister(descriptor)
 
 
 class Attempt:
@@ -150,6 +166,10 @@ class Ping:
         """
         raise NotImplementedError
 
+    def unchanged(self, app: App) -> bool:
+        """Would a try come to the same as the last one? For less than a try costs; False where that cannot be told."""
+        return False
+
     def hint(self, app: App) -> str:
         """What a person could do when nothing has answered for a while; empty: nothing to say."""
         return ""
@@ -190,13 +210,6 @@ def explain(error: OSError) -> str:
     """The system's words for *error*, without number and file name: "connection refused"."""
     text = (os.strerror(error.errno) if error.errno else error.strerror) or str(error) or type(error).__name__
     return text[:1].lower() + text[1:]
-
-
-def _poll(wanted: dict[int, int], seconds: float) -> set[int]:
-    poller = select.poll()
-    for descriptor, events in wanted.items():
-        poller.register(descriptor, events)
-    return {descriptor for descriptor, _ in poller.poll(seconds * 1000)}
 
 
 def _ended(pid: int) -> bool:

@@ -1,6 +1,7 @@
 """The kinds of ping: a class for each, and its line in :data:`KINDS`, at the end.
 
-What only one kind needs is imported where it asks, so that the others do not pay for it.
+What only one kind needs is imported where it asks, so that the others do not pay for it; of sockets the part in C,
+since the rest of the module imports for longer than all else here.
 """
 
 from __future__ import annotations
@@ -14,9 +15,12 @@ from startup.ping.attempt import Answer, App, Attempt, Ping
 
 TYPE_CHECKING = False  # as mypy knows it; typing itself is a costly import
 if TYPE_CHECKING:
-    import socket
+    import _socket
     import ssl
     from collections.abc import Iterator, Mapping
+    from typing import Any
+
+    from startup.ping.sockets import Addresses
 
 #: Bytes of an HTTP answer, up to its status line, that are read before it is taken for something else.
 _HEAD_LIMIT = 1 << 16
@@ -28,7 +32,7 @@ _TAIL = 4096
 _SHOWN = 200
 #: Seconds between looks at a command where the kernel does not tell of its end (no pidfd: before Linux 5.3).
 _LOOK = 0.02
-#: Seconds until the sockets that listen are looked up again although their list has not changed.
+#: Seconds until what need not have changed is asked again: whose the sockets are that listen, a refused connection.
 _RECHECK = 2.0
 
 
@@ -73,15 +77,46 @@ class Unix(File):
         return super().parse(scheme, rest, environ)
 
     def answer(self, attempt: Attempt) -> Answer:
-        import socket
+        import _socket
 
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
-            connection.setblocking(False)
-            try:
-                connection.connect(self.path)
-            except BlockingIOError:  # unix(7): EAGAIN, and nothing to poll for
-                return Answer(False, "its queue of connections is full")
+        connection = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)
+        connection.setblocking(False)
+        try:
+            connection.connect(self.path)
+        except BlockingIOError:  # unix(7): EAGAIN, and nothing to poll for
+            return Answer(False, "its queue of connections is full")
+        finally:
+            connection.close()
         return Answer(True, "connection accepted")
+
+
+class _Refusal:
+    """Connections to loopback were refused. So are the next ones, until somebody listens there.
+
+    To ask the kernel costs a third of a connection in vain. Every few seconds one is tried all the same: a firewall's
+    rule can lead it to another port.
+    """
+
+    def __init__(self) -> None:
+        self._doors: sockets.Doors | None = None
+        self._until = 0.0
+
+    def note(self, addresses: Addresses) -> None:
+        """Each of these refused just now."""
+        self._doors = None
+        if all(host == "::1" or host.startswith("127.") for _, (host, *_) in addresses):
+            try:
+                self._doors = sockets.Doors(addresses)
+            except OSError:
+                return
+            self._until = time.monotonic() + _RECHECK
+
+    def stands(self) -> bool:
+        """Would they refuse again?"""
+        try:
+            return self._doors is not None and time.monotonic() < self._until and self._doors.closed()
+        except OSError:
+            return False  # no descriptor was left, say
 
 
 class Tcp(Ping):
@@ -93,6 +128,7 @@ class Tcp(Ping):
         super().__init__(name)
         self.host = host
         self.port = port
+        self._refusal = _Refusal()
 
     @classmethod
     def parse(cls, scheme: str, rest: str, environ: Mapping[str, str]) -> Ping:
@@ -109,9 +145,21 @@ class Tcp(Ping):
             return f"the app listens on {', '.join(sockets.urls(rows))}, so ping that"
         return super().advice(app)
 
+    def unchanged(self, app: App) -> bool:
+        return self._refusal.stands()
+
+    def connect(self, attempt: Attempt) -> _socket.socket:
+        """A connection to the first of the host's addresses that accepts."""
+        addresses = _resolve(self.host, self.port, attempt)
+        try:
+            return _connect(addresses, attempt)
+        except ConnectionRefusedError:
+            self._refusal.note(addresses)
+            raise
+
     def answer(self, attempt: Attempt) -> Answer:
-        with _connect(self.host, self.port, attempt):
-            return Answer(True, "connection accepted")
+        self.connect(attempt).close()
+        return Answer(True, "connection accepted")
 
 
 class Http(Tcp):
@@ -144,24 +192,29 @@ class Http(Tcp):
         return cls(scheme + authority + target, host, port, encoded, tls)
 
     def answer(self, attempt: Attempt) -> Answer:
-        with _connect(self.host, self.port, attempt) as plain:
-            if not self.tls:
-                return self._ask(plain, BlockingIOError, attempt)
-            import ssl
+        plain = self.connect(attempt)
+        try:
+            return self._ask_encrypted(plain, attempt) if self.tls else self._ask(plain, BlockingIOError, attempt)
+        finally:
+            plain.close()
 
-            from startup import roots
+    def _ask_encrypted(self, plain: _socket.socket, attempt: Attempt) -> Answer:
+        import ssl
 
-            try:
-                with self._encrypt(plain) as connection:
-                    _shake_hands(connection, attempt)
-                    return self._ask(connection, ssl.SSLWantReadError, attempt)
-            except ssl.SSLCertVerificationError as error:
-                why = "" if roots.make_known() else f"; {roots.MISSING}"
-                return Answer(False, f"its certificate is not valid: {error.verify_message}{why}")
-            except ssl.SSLError as error:
-                return Answer(False, f"no TLS connection: {(error.reason or str(error)).lower().replace('_', ' ')}")
+        from startup import roots
 
-    def _encrypt(self, plain: socket.socket) -> ssl.SSLSocket:
+        try:
+            with self._encrypt(plain) as connection:
+                _shake_hands(connection, attempt)
+                return self._ask(connection, ssl.SSLWantReadError, attempt)
+        except ssl.SSLCertVerificationError as error:
+            why = "" if roots.make_known() else f"; {roots.MISSING}"
+            return Answer(False, f"its certificate is not valid: {error.verify_message}{why}")
+        except ssl.SSLError as error:
+            return Answer(False, f"no TLS connection: {(error.reason or str(error)).lower().replace('_', ' ')}")
+
+    def _encrypt(self, plain: _socket.socket) -> ssl.SSLSocket:
+        import socket
         import ssl
 
         from startup import roots
@@ -174,9 +227,11 @@ class Http(Tcp):
                 context.check_hostname = False
                 context.verify_mode = ssl.CERT_NONE
             self._contexts[local] = context
-        return self._contexts[local].wrap_socket(plain, server_hostname=self.host, do_handshake_on_connect=False)
+        outer = socket.socket(fileno=plain.detach())
+        outer.setblocking(False)
+        return self._contexts[local].wrap_socket(outer, server_hostname=self.host, do_handshake_on_connect=False)
 
-    def _ask(self, connection: socket.socket, empty: type[OSError], attempt: Attempt) -> Answer:
+    def _ask(self, connection: _socket.socket, empty: type[OSError], attempt: Attempt) -> Answer:
         connection.sendall(self._request)  # a fresh connection's buffer holds it whole
         pieces = _received(connection, empty, attempt)
         line = _status_line(pieces)
@@ -257,19 +312,25 @@ class AutoPort(Auto):
     def __init__(self, port: int) -> None:
         super().__init__("auto")
         self.port = port
+        self._refusal = _Refusal()
+
+    def unchanged(self, app: App) -> bool:
+        return self._refusal.stands()
 
     def answer(self, attempt: Attempt) -> Answer:
-        import socket
+        import _socket
 
         answer = Answer(False, f"nothing accepts on port {self.port} ($PORT)")
-        for family, host in ((socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")):
+        addresses: Addresses = [(_socket.AF_INET, ("127.0.0.1", self.port)), (_socket.AF_INET6, ("::1", self.port))]
+        for family, address in addresses:
             try:
-                with _open(family, (host, self.port), attempt, attempt.limit / 2):
-                    return Answer(True, f"port {self.port} accepts")
+                _open(family, address, attempt, attempt.limit / 2).close()
+                return Answer(True, f"port {self.port} accepts")
             except TimeoutError:
                 answer = Answer(False, attempt.overdue())
             except OSError:
                 pass  # refused, or no IPv6 here
+        self._refusal.note(addresses)
         return answer
 
     def hint(self, app: App) -> str:
@@ -282,7 +343,7 @@ class AutoPort(Auto):
 class AutoListen(Auto):
     """``auto`` without ``$PORT``: the app, or any process under it, listens on a TCP port.
 
-    Nothing is connected to. The list of sockets is read each time; whose they are is looked up when it has changed,
+    Nothing is connected to. The list of sockets is read each time; whose they are is looked up when there are new ones,
     and every few seconds, because a socket can be handed on. Where the app itself listens, its children's ports are
     not looked for.
     """
@@ -290,18 +351,19 @@ class AutoListen(Auto):
     def __init__(self) -> None:
         super().__init__("auto")
         self._seen: sockets.Rows = {}
-        self._looked = -_RECHECK
+        self._until = 0.0
+
+    def unchanged(self, app: App) -> bool:
+        return time.monotonic() < self._until and sockets.listening(app.pid).keys() <= self._seen.keys()
 
     def answer(self, attempt: Attempt) -> Answer:
-        rows = sockets.listening(attempt.app.pid)
-        now = time.monotonic()
-        if rows and (rows != self._seen or now - self._looked >= _RECHECK):
-            self._seen, self._looked = rows, now
-            pid = attempt.app.pid
-            ports = sockets.ports(sockets.of_process(pid, rows) or sockets.of_app(pid, rows))
-            if ports:
-                word = "port" if len(ports) == 1 else "ports"
-                return Answer(True, f"listens on {word} {', '.join(map(str, ports))}")
+        pid = attempt.app.pid
+        self._seen = rows = sockets.listening(pid)
+        self._until = time.monotonic() + _RECHECK
+        ports = sockets.ports(sockets.of_process(pid, rows) or sockets.of_app(pid, rows))
+        if ports:
+            word = "port" if len(ports) == 1 else "ports"
+            return Answer(True, f"listens on {word} {', '.join(map(str, ports))}")
         return Answer(False, "it does not listen on a TCP port")
 
     def hint(self, app: App) -> str:
@@ -369,9 +431,8 @@ def _is_loopback(host: str) -> bool:
     return host == "::1" or host.startswith(("127.", "::ffff:127."))
 
 
-def _connect(host: str, port: int, attempt: Attempt) -> socket.socket:
-    """A connection to the first address of *host* that accepts. Each address has its share of the time."""
-    addresses = _resolve(host, port, attempt)
+def _connect(addresses: Addresses, attempt: Attempt) -> _socket.socket:
+    """A connection to the first of the addresses that accepts. Each has its share of the time."""
     failure: OSError = TimeoutError()
     for tried, (family, address) in enumerate(addresses):
         try:
@@ -381,18 +442,18 @@ def _connect(host: str, port: int, attempt: Attempt) -> socket.socket:
     raise failure
 
 
-def _open(family: int, address: tuple[object, ...], attempt: Attempt, seconds: float) -> socket.socket:
+def _open(family: int, address: tuple[Any, ...], attempt: Attempt, seconds: float) -> _socket.socket:
     """A connection in non-blocking mode; OSError when it is not accepted within *seconds*."""
+    import _socket
     import errno
-    import socket
 
-    connection = socket.socket(family, socket.SOCK_STREAM)
+    connection = _socket.socket(family, _socket.SOCK_STREAM)
     try:
         connection.setblocking(False)
         code = connection.connect_ex(address)
         if code == errno.EINPROGRESS:
             attempt.wait(connection.fileno(), select.POLLOUT, seconds)
-            code = connection.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+            code = connection.getsockopt(_socket.SOL_SOCKET, _socket.SO_ERROR)
         if code == 0 and connection.getsockname()[1] == address[1]:
             # Nobody listens, and the kernel gave us the very port that we ask: TCP's simultaneous open, with ourselves.
             code = errno.ECONNREFUSED
@@ -404,20 +465,20 @@ def _open(family: int, address: tuple[object, ...], attempt: Attempt, seconds: f
         raise
 
 
-def _resolve(host: str, port: int, attempt: Attempt) -> list[tuple[int, tuple[object, ...]]]:
+def _resolve(host: str, port: int, attempt: Attempt) -> Addresses:
     """The addresses of *host*. A name is looked up in a thread: getaddrinfo(3) knows no time limit, nor our signals."""
-    import socket
+    import _socket
 
     if host.lower() == "localhost":  # RFC 6761, 6.3: loopback without asking anybody; some images have no /etc/hosts
-        return [(socket.AF_INET6, ("::1", port)), (socket.AF_INET, ("127.0.0.1", port))]
+        return [(_socket.AF_INET6, ("::1", port)), (_socket.AF_INET, ("127.0.0.1", port))]
     name = host.encode("ascii")  # as str it would cost the import of the idna codec
     try:
-        return _addresses(name, port, socket.AI_NUMERICHOST)  # short forms (127.1) and scopes (fe80::1%eth0), too
-    except socket.gaierror:
+        return _addresses(name, port, _socket.AI_NUMERICHOST)  # short forms (127.1) and scopes (fe80::1%eth0), too
+    except _socket.gaierror:
         pass
     import threading
 
-    found: list[tuple[int, tuple[object, ...]]] = []
+    found: Addresses = []
     problem: list[str] = []
     reader, writer = os.pipe()
 
@@ -442,10 +503,10 @@ def _resolve(host: str, port: int, attempt: Attempt) -> list[tuple[int, tuple[ob
     return found
 
 
-def _addresses(name: bytes, port: int, flags: int) -> list[tuple[int, tuple[object, ...]]]:
-    import socket
+def _addresses(name: bytes, port: int, flags: int) -> Addresses:
+    import _socket
 
-    answers = socket.getaddrinfo(name, port, type=socket.SOCK_STREAM, flags=flags)
+    answers = _socket.getaddrinfo(name, port, type=_socket.SOCK_STREAM, flags=flags)
     return [(family, address) for family, _, _, _, address in answers]
 
 
@@ -461,7 +522,7 @@ def _shake_hands(connection: ssl.SSLSocket, attempt: Attempt) -> None:
             attempt.wait(connection.fileno(), select.POLLOUT)
 
 
-def _received(connection: socket.socket, empty: type[OSError], attempt: Attempt) -> Iterator[bytes]:
+def _received(connection: _socket.socket, empty: type[OSError], attempt: Attempt) -> Iterator[bytes]:
     """What arrives, piece by piece, until the other side closes. *empty* is raised when nothing has arrived yet."""
     while True:
         try:
@@ -493,7 +554,7 @@ def _status_line(pieces: Iterator[bytes]) -> bytes:
     return b""
 
 
-def _drain(connection: socket.socket, empty: type[OSError], attempt: Attempt) -> None:
+def _drain(connection: _socket.socket, empty: type[OSError], attempt: Attempt) -> None:
     """Read the rest of a short answer, so that closing does not break the server's connection and fill its log."""
     rest = Attempt(attempt.app, min(_REST_SECONDS, attempt.left()))
     size = 0

@@ -7,6 +7,11 @@ import sys
 
 TYPE_CHECKING = False  # as mypy knows it; typing itself is a costly import
 if TYPE_CHECKING:
+    import _socket
+    from typing import Any
+
+    #: Where to connect: the family, and what connect(2) takes.
+    Addresses = list[tuple[int, tuple[Any, ...]]]
     #: Listening sockets by their inode: the address as inet_pton(3) packs it, and the port.
     Rows = dict[int, tuple[bytes, int]]
 
@@ -15,8 +20,12 @@ _DOCKER_DNS = b"\x7f\x00\x00\x0b"
 #: The state of a socket that listens (include/net/tcp_states.h).
 _LISTEN = 10
 #: linux/netlink.h and linux/sock_diag.h
-_NETLINK_SOCK_DIAG, _SOCK_DIAG_BY_FAMILY, _REQUEST_DUMP, _NLMSG_ERROR, _NLMSG_DONE = 4, 20, 0x301, 2, 3
-_IPPROTO_TCP = 6
+_NETLINK_SOCK_DIAG, _TCPDIAG_GETSOCK, _ONE, _DUMP = 4, 18, 0x001, 0x301
+#: Of struct inet_diag_sockid: the loopback interface, and the cookie of any socket.
+_LOOPBACK, _ANY = 1, -1
+#: The answer when there is no such socket: NLMSG_ERROR, ENOENT.
+_NOBODY = 2, -2
+_AF_INET = 2
 _READ = 1 << 16
 
 
@@ -32,36 +41,90 @@ def listening(pid: int | None = None) -> Rows:
     except OSError:
         pass  # not ours to see: in a container there is only one
     try:
-        return _from_kernel()
+        return from_kernel()
     except OSError:
         return _from_proc(pid)
 
 
-def _from_kernel() -> Rows:
-    import socket
+def from_kernel() -> Rows:
+    """The TCP sockets that listen in our network namespace.
+
+    :raises OSError: the kernel does not list them.
+    """
     import struct
 
     rows: Rows = {}
-    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_SOCK_DIAG) as kernel:
-        kernel.settimeout(1)
-        for family, size in ((socket.AF_INET, 4), (socket.AF_INET6, 16)):
-            # struct nlmsghdr, then struct inet_diag_req_v2 (linux/inet_diag.h)
-            request = struct.pack("=BBBBI48x", family, _IPPROTO_TCP, 0, 0, 1 << _LISTEN)
-            kernel.send(struct.pack("=IHHII", 16 + len(request), _SOCK_DIAG_BY_FAMILY, _REQUEST_DUMP, 1, 0) + request)
-            kind = 0
-            while kind != _NLMSG_DONE:
-                answer = kernel.recv(_READ)
-                start = 0
-                while start < len(answer) and kind != _NLMSG_DONE:
-                    length, kind = struct.unpack_from("=IH", answer, start)
-                    if kind == _NLMSG_ERROR:
-                        raise OSError("the kernel does not list its sockets")
-                    if kind == _SOCK_DIAG_BY_FAMILY:  # struct inet_diag_msg
-                        (port,) = struct.unpack_from("!H", answer, start + 20)
-                        (inode,) = struct.unpack_from("=I", answer, start + 84)
-                        _add(rows, inode, answer[start + 24 : start + 24 + size], port)
-                    start += (length + 3) & ~3
-    return rows
+    kernel = _ask(_request(_DUMP))
+    try:
+        while True:
+            answer = kernel.recv(_READ)
+            start = 0
+            while start < len(answer):
+                length, kind, error = struct.unpack_from("=IH10xi", answer, start)
+                if kind == _TCPDIAG_GETSOCK:  # struct inet_diag_msg
+                    size = 4 if answer[start + 16] == _AF_INET else 16
+                    (port,) = struct.unpack_from("!H", answer, start + 20)
+                    (inode,) = struct.unpack_from("=I", answer, start + 84)
+                    _add(rows, inode, answer[start + 24 : start + 24 + size], port)
+                elif error:  # NLMSG_ERROR, or NLMSG_DONE with an error
+                    raise OSError("the kernel does not list its sockets")
+                else:
+                    return rows
+                start += (length + 3) & ~3
+    finally:
+        kernel.close()
+
+
+class Doors:
+    """Addresses of loopback, asked again and again whether anybody listens at one of them.
+
+    :raises OSError: the kernel does not tell; where it cannot, it finds nobody anywhere.
+    """
+
+    def __init__(self, addresses: Addresses) -> None:
+        import _socket
+        import struct
+
+        from_kernel()
+        self._request = b"".join(
+            _request(_ONE, family, _socket.inet_pton(family, host), port) for family, (host, port, *_) in addresses
+        )
+        self._all = range(len(addresses))
+        self._error = struct.Struct("=4xH10xi").unpack_from
+
+    def closed(self) -> bool:
+        """Nobody listens. The kernel looks each address up as it does for a connection."""
+        kernel = _ask(self._request)
+        try:
+            return all(self._error(kernel.recv(_READ)) == _NOBODY for _ in self._all)
+        finally:
+            kernel.close()
+
+
+def _request(flags: int, family: int = 0, host: bytes = b"", port: int = 0) -> bytes:
+    """Which sockets listen: all, or the one that a connection to *host* by way of loopback would reach."""
+    import struct
+
+    # struct nlmsghdr, then struct inet_diag_req with its struct inet_diag_sockid (linux/inet_diag.h). It is the older
+    # of two requests, and the one that asks for IPv4 and IPv6 at once.
+    return (
+        struct.pack("=IHHIIB3x", 76, _TCPDIAG_GETSOCK, flags, 1, 0, family)
+        + struct.pack("!H2x16s16x", port, host)
+        + struct.pack("=IqII", _LOOPBACK, _ANY, 1 << _LISTEN, 0)
+    )
+
+
+def _ask(request: bytes) -> _socket.socket:
+    """What the kernel's answers are read from. It has answered when the request is sent: nothing is waited for."""
+    import _socket
+
+    kernel = _socket.socket(_socket.AF_NETLINK, _socket.SOCK_RAW | _socket.SOCK_NONBLOCK, _NETLINK_SOCK_DIAG)
+    try:
+        kernel.send(request)
+    except OSError:
+        kernel.close()
+        raise
+    return kernel
 
 
 def _from_proc(pid: int | None) -> Rows:
@@ -92,11 +155,11 @@ def ports(rows: Rows) -> list[int]:
 
 def urls(rows: Rows) -> list[str]:
     """Each of *rows* as a ``tcp://`` address that this host can connect to."""
-    import socket
+    import _socket
 
     found = set()
     for packed, port in rows.values():
-        host = socket.inet_ntop(socket.AF_INET if len(packed) == 4 else socket.AF_INET6, packed)
+        host = _socket.inet_ntop(_AF_INET if len(packed) == 4 else _socket.AF_INET6, packed)
         host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
         found.add(f"tcp://[{host}]:{port}" if ":" in host else f"tcp://{host}:{port}")
     return sorted(found)
@@ -142,7 +205,7 @@ def family(app: int) -> list[int]:
 def of_process(pid: int | None, rows: Rows) -> Rows:
     """Those *rows* that the process itself has open, as far as it can be seen: cheaper than :func:`of_app`."""
     try:
-        return {inode: rows[inode] for inode in _sockets(pid) if inode in rows} if pid is not None else {}
+        return {inode: rows[inode] for inode in _sockets(pid) if inode in rows} if rows and pid is not None else {}
     except OSError:
         return {}
 

@@ -76,20 +76,23 @@ def wait(
             if watched.ended():
                 return outcome(DIED)
             while True:
-                before = time.thread_time()
-                left = started + timeout - time.monotonic() if timeout else LIMIT
+                rest = pause
                 tries += 1
-                answer = ping.attempt(watched, max(0.1, min(LIMIT, left)))
-                if answer.ok:
-                    return outcome(ANSWERED)
+                if not ping.unchanged(watched):
+                    before = time.thread_time()
+                    left = started + timeout - time.monotonic() if timeout else LIMIT
+                    answer = ping.attempt(watched, max(0.1, min(LIMIT, left)))
+                    if answer.ok:
+                        return outcome(ANSWERED)
+                    now = time.monotonic()
+                    used = max(0.0, used - _SHARE * (now - used_at)) + time.thread_time() - before
+                    used_at = now
+                    rest = max(pause, (used - _ADVANCE) / _SHARE)
                 now = time.monotonic()
-                used = max(0.0, used - _SHARE * (now - used_at)) + time.thread_time() - before
-                used_at = now
                 if timeout and now - started >= timeout:
                     break
-                lines.failed(answer, watched)
-                rest = max(pause, (used - _ADVANCE) / _SHARE)
-                watched.wait({}, min(rest, started + timeout - now) if timeout else rest)
+                lines.failed(answer, watched, now)
+                watched.rest(min(rest, started + timeout - now) if timeout else rest)
                 longest = ping.fast_pause if now - started < _YOUNG or not interval else interval
                 pause = min(pause * _GROWTH, longest, interval or longest)
         except AppEnded:
@@ -113,9 +116,8 @@ class _Lines:
         self._state = ""
         self._hinted = False
 
-    def failed(self, answer: Answer, app: App) -> None:
+    def failed(self, answer: Answer, app: App, now: float) -> None:
         """The app did not answer once more."""
-        now = time.monotonic()
         waited = now - self._started
         if self._last is None:
             if waited < _QUIET:

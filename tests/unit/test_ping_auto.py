@@ -147,11 +147,21 @@ def test_the_kernel_and_proc_tell_the_same() -> None:
             stack.enter_context(socket.create_server((host, 0), family=family))
         stack.enter_context(socket.create_server(("127.0.0.11", 0)))  # Docker's own DNS server's address
         mine = set(sockets._sockets(os.getpid()))
-        tables = sockets._from_kernel(), sockets._from_proc(None)
+        tables = sockets.from_kernel(), sockets._from_proc(None)
         kernel, proc = ({inode: row for inode, row in rows.items() if inode in mine} for rows in tables)
     assert kernel == proc
     hosts = [url.rpartition(":")[0] for url in sockets.urls(kernel)]
     assert hosts == ["tcp://127.0.0.1", "tcp://127.0.0.1", "tcp://[::1]"]
+
+
+def test_a_kernel_that_does_not_list_its_sockets_is_told_from_one_where_nobody_listens(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sockets, "_TCPDIAG_GETSOCK", 19)  # DCCP's: an empty list with an error, as without tcp_diag
+    with pytest.raises(OSError, match="does not list"):
+        sockets.from_kernel()
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        assert listener.getsockname()[1] in sockets.ports(sockets.listening())
 
 
 # What needs namespaces or another user
@@ -174,6 +184,7 @@ def container(code: str, *command: str) -> subprocess.CompletedProcess[str]:
 SETUP = """
 import fcntl, os, socket, struct, subprocess, time
 from startup.ping import kinds
+from startup.ping.attempt import App
 with socket.socket() as s: fcntl.ioctl(s, 0x8914, struct.pack("16sH14x", b"lo", 0x49))  # SIOCSIFFLAGS: up
 LISTEN = "import socket, time; s = socket.create_server(('127.0.0.1', 4000)); time.sleep(90)"
 def within(seconds, app):
@@ -215,10 +226,29 @@ print(one.try_once(app.pid).text)
 socket.send_fds(ours, [b"x"], [listener.fileno()])
 ours.recv(1)
 end = time.monotonic() + 10
-while not (answer := one.try_once(app.pid)).ok and time.monotonic() < end: time.sleep(0.02)
-print(answer.text)
+with App(app.pid) as watched:
+    while one.unchanged(watched) and time.monotonic() < end: time.sleep(0.02)
+print(one.try_once(app.pid).text)
 """)
     assert done.stdout == "it does not listen on a TCP port\nlistens on port 4000\n", done.stdout + done.stderr
+
+
+def test_auto_is_unchanged_until_another_socket_listens() -> None:
+    done = container("""
+app = subprocess.Popen(["sleep", "90"])
+one = kinds.parse("auto", {})
+with App(app.pid) as watched:
+    print(one.unchanged(watched), end=" ")
+    for port in (4000, 4001):
+        one.attempt(watched)
+        print(one.unchanged(watched), end=" ")
+        listener = socket.create_server(("127.0.0.1", port))  # the other one is closed
+        print(one.unchanged(watched), end=" ")
+    one.attempt(watched)
+    listener.close()
+    print(one.unchanged(watched), end=" ")
+""")
+    assert done.stdout == "False True False True False True ", done.stdout + done.stderr
 
 
 def test_dockers_own_dns_server_is_no_answer_where_files_may_not_be_read() -> None:

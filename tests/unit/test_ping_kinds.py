@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from startup.ping import kinds
+from startup.ping import kinds, sockets
 from startup.ping import wait as ping
 from startup.ping.attempt import App, Attempt
 
@@ -345,6 +345,46 @@ def test_tcp_an_accepted_connection_answers() -> None:
 def test_a_refused_connection_is_told(value: str, free_port: int) -> None:
     answer = ask(value.format(free_port))
     assert (answer.ok, answer.text) == (False, "connection refused")
+
+
+@pytest.mark.parametrize("value", ["tcp://127.0.0.1:{}", "tcp://localhost:{}", "tcp://[::1]:{}", "auto"])
+@pytest.mark.parametrize("where", ["127.0.0.1", "0.0.0.0", "::1", "::"])
+def test_a_refusal_on_loopback_stands_until_somebody_listens_there(value: str, where: str, free_port: int) -> None:
+    one = kinds.parse(value.format(free_port), {"PORT": str(free_port)})
+    reached = where == "::" or value == "auto" or "localhost" in value or ("[" in value) == (":" in where)
+    family = socket.AF_INET6 if ":" in where else socket.AF_INET
+    with App(None) as app:
+        assert not one.unchanged(app)  # it was not asked yet
+        assert not one.attempt(app).ok and one.unchanged(app)
+        with socket.create_server((where, free_port), family=family, dualstack_ipv6=where == "::"):
+            assert one.unchanged(app) != reached
+            assert one.attempt(app).ok == reached
+        assert not one.attempt(app).ok and one.unchanged(app)
+
+
+@pytest.mark.parametrize("value", ["tcp://127.0.0.1:{}", "auto"])
+def test_where_the_kernel_does_not_tell_who_listens_each_try_is_a_connection(
+    value: str, free_port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sockets, "_TCPDIAG_GETSOCK", 19)  # DCCP's: the kernel finds nobody, as it does without tcp_diag
+    one = kinds.parse(value.format(free_port), {"PORT": str(free_port)})
+    with App(None) as app:
+        assert not one.attempt(app).ok and not one.unchanged(app)
+        monkeypatch.undo()
+        assert not one.attempt(app).ok and one.unchanged(app)
+        monkeypatch.setattr(sockets, "_NETLINK_SOCK_DIAG", 31)  # a protocol that the kernel does not have
+        assert not one.unchanged(app)
+
+
+@pytest.mark.parametrize("value", ["tcp://127.0.0.1:{}", "auto"])
+def test_a_connection_is_tried_now_and_then_although_nobody_listens(
+    value: str, free_port: int, monkeypatch: pytest.MonkeyPatch, wait_until: Callable[..., object]
+) -> None:
+    monkeypatch.setattr(kinds, "_RECHECK", 0.2)  # a firewall may lead it to where somebody does
+    one = kinds.parse(value.format(free_port), {"PORT": str(free_port)})
+    with App(None) as app:
+        assert not one.attempt(app).ok
+        wait_until(lambda: not one.unchanged(app))
 
 
 def test_tcp_a_listener_whose_queue_is_full_is_cut_at_the_limit() -> None:

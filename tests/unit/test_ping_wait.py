@@ -278,6 +278,21 @@ def test_one_line_when_waiting_starts_one_at_each_change_and_one_every_10_s(
 
 
 @pytest.mark.usefixtures("quick")
+def test_what_has_not_changed_is_not_asked_again_but_said(log: Log) -> None:
+    class Unchanged(Scripted):
+        def unchanged(self, app: App) -> bool:
+            return bool(self.asked) and time.monotonic() - self._started < 1.3
+
+    one = Unchanged(lambda waited: ping.Answer(waited > 1, "connection refused"))
+    assert wait(one, None, log).result == ping.ANSWERED
+    assert len(one.asked) == 2
+    assert log.lines[:2] == [
+        "waiting for the app to answer (told: connection refused)",
+        "still waiting for the app to answer after 1 s (told: connection refused)",
+    ]
+
+
+@pytest.mark.usefixtures("quick")
 def test_an_answer_that_flaps_is_told_once_a_second_at_most(app: subprocess.Popen[bytes], log: Log) -> None:
     flapping = iter(range(10**6))
     wait(Scripted(lambda waited: ping.Answer(waited > 1, f"status {500 + next(flapping) % 2}")), app.pid, log)
