@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 FILES = (
     "/etc/ssl/certs/ca-certificates.crt",  # Debian, Alpine, Arch
@@ -48,10 +50,21 @@ def in_bundle() -> bool:
     return os.path.isdir(os.path.join(sys.prefix, "lib", "packages", "startup"))
 
 
-def make_known_to_python_tasks() -> None:
-    """Their own https needs it in the bundle; any other Python's OpenSSL knows its place."""
+def make_known_in_bundle() -> None:
+    """For Python's own https there; any other Python's OpenSSL knows its place, which is not to be overridden."""
     if in_bundle():
         make_known()
+
+
+@contextmanager
+def known() -> Iterator[bool]:
+    """:func:`make_known` for psycopg's OpenSSL: in the block alone, unless Python shares that."""
+    try:
+        yield make_known()
+    finally:
+        if not in_bundle():
+            for name in {"SSL_CERT_FILE", "SSL_CERT_DIR"} - {*os.environ}:
+                os.unsetenv(name)
 
 
 def forget_the_images_openssl() -> None:

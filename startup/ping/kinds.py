@@ -208,7 +208,9 @@ class Http(Tcp):
                 _shake_hands(connection, attempt)
                 return self._ask(connection, ssl.SSLWantReadError, attempt)
         except ssl.SSLCertVerificationError as error:
-            why = "" if roots.make_known() else f"; {roots.MISSING}"
+            own = ssl.get_default_verify_paths()
+            has_roots = roots.make_known() if roots.in_bundle() else own.cafile or own.capath
+            why = "" if has_roots else f"; {roots.MISSING}"
             return Answer(False, f"its certificate is not valid: {error.verify_message}{why}")
         except ssl.SSLError as error:
             return Answer(False, f"no TLS connection: {(error.reason or str(error)).lower().replace('_', ' ')}")
@@ -221,7 +223,7 @@ class Http(Tcp):
 
         local = _is_loopback(plain.getpeername()[0])
         if local not in self._contexts:
-            roots.make_known()
+            roots.make_known_in_bundle()
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT) if local else ssl.create_default_context()
             if local:
                 context.check_hostname = False

@@ -8,7 +8,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from startup import log, roots
@@ -80,12 +80,11 @@ def connect(
     except ImportError as error:
         raise SettingError(
             f"DATABASE_URL is '{address.masked}', which needs psycopg, and {sys.executable} cannot import it "
-            f"({error}): right would be {sys.executable} -m pip install 'psycopg[binary]>=3.2'"
+            f"({error}): right would be {sys.executable} -m pip install 'psycopg[binary]>=3.2.2'"
         ) from error
     logging.getLogger("psycopg").addHandler(logging.NullHandler())
     connect_arguments = arguments(address, node)
-    if not roots.make_known() and "system" in (connect_arguments.get("sslrootcert"), os.environ.get("PGSSLROOTCERT")):
-        raise SettingError(f"DATABASE_URL is '{address.masked}' with sslrootcert=system, and {roots.MISSING}")
+    roots_named = (connect_arguments.get("sslrootcert"), os.environ.get("PGSSLROOTCERT"))
 
     known = again is not None  # what a session before has found out of the pooler
 
@@ -104,7 +103,10 @@ def connect(
             raise
 
     limit = again if again is not None else lock_timeout if pooler else 0.0
-    return reach(attempt, lambda left: sqlstate(connect_arguments, left), address, timeout, report, limit)
+    with roots.known() if "system" in roots_named else nullcontext(True) as found:
+        if not found:
+            raise SettingError(f"DATABASE_URL is '{address.masked}' with sslrootcert=system, and {roots.MISSING}")
+        return reach(attempt, lambda left: sqlstate(connect_arguments, left), address, timeout, report, limit)
 
 
 def lock_key(name: str, kind: str = "startup-tasks") -> int:
