@@ -25,7 +25,7 @@ RUN pip --python /opt/startup/bin/python install --no-cache-dir --no-compile --n
  && /opt/startup/bin/python -m compileall -q -j 0 --invalidation-mode unchecked-hash /opt/startup/lib
 
 FROM python:3.13-slim-trixie AS bundle-build
-RUN apt-get update && apt-get install --yes --no-install-recommends binutils busybox-static patchelf
+RUN apt-get update && apt-get install --yes --no-install-recommends busybox-static patchelf
 COPY release/packages.txt .
 RUN python -m venv --without-pip /venv \
  && pip --python /venv/bin/python install --no-cache-dir --no-compile --require-hashes --requirement packages.txt \
@@ -54,7 +54,7 @@ HEALTHCHECK --start-period=24h --start-interval=1s --interval=10s --timeout=5s -
 
 FROM base AS demo
 USER root
-RUN pip install --no-cache-dir 'psycopg[binary]>=3.2' 'starlette>=0.40' 'uvicorn>=0.30'
+RUN pip install --no-cache-dir 'psycopg[binary]>=3.2.2' 'starlette>=0.40' 'uvicorn>=0.30'
 USER 10001
 COPY migrations migrations
 COPY seeds seeds

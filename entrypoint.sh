@@ -375,7 +375,7 @@ leave_the_flow_for_one_offs() {
     case $# in 0) make_state_dir && refuse "$no_command" ;; esac
     case ${STARTUP_ENABLED:-true} in
     true | 1 | yes | on) ;;
-    false | 0 | no | off) case $*,$# in 'startup health,2') answer 0 disabled ;; *) exec_directly "$@" ;; esac ;;
+    false | 0 | no | off) case $*,$# in 'startup health,2') tell_health ;; *) exec_directly "$@" ;; esac ;;
     *) make_state_dir && refuse "STARTUP_ENABLED is '$STARTUP_ENABLED': it must be true, false, 1, 0, yes, no, on or off" ;;
     esac
     case ${1##*/},${2:-},$# in
@@ -447,8 +447,7 @@ is_trusted() { # usage: is_trusted DIRECTORY; only we, root, and the user $uid m
     set -- $(LC_ALL=C ls -ldn -- "$1" 2>/dev/null)
     case ${3:-} in 0 | "$uid") ;; *) return 1 ;; esac
 }
-# usage: uid_of PID; its effective user's number is left in $uid
-uid_of() { while read -r key _ uid _ && [ "$key" != Uid: ]; do :; done 2>/dev/null <"/proc/$1/status"; }
+uid_of() { while read -r key _ uid _ && [ "$key" != Uid: ]; do :; done 2>/dev/null <"/proc/$1/status"; } # of the PID $1, in $uid
 
 # usage: is_live DIRECTORY; of an entrypoint that runs now? Pids are used again: the start time tells.
 is_live() {
@@ -460,6 +459,7 @@ is_live() {
 }
 
 tell_health() {
+    case ${STARTUP_ENABLED:-true} in false | 0 | no | off) answer 0 disabled ;; esac
     code=1 && uid_of 1
     [ -n "${STARTUP_STATE_DIR:-}" ] ||
         set -- /run/startup-* "${TMPDIR:-/tmp}"/startup-* /tmp/startup-* /dev/shm/startup-*

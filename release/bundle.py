@@ -206,14 +206,25 @@ def compile_all(prefix: Path) -> None:
 
 
 def licences(prefix: Path, sources: list[str]) -> None:
-    """Python's own, and of each Debian package that a file in here is from; pip's packages have theirs with them."""
+    """Python's own, and of each Debian package that a file in here is from; pip's packages have theirs with them.
+
+    With the texts that they name, and where the sources of just these versions are, as the GPL asks (section 6).
+    """
     here = prefix / "licences"
-    here.mkdir()
+    shutil.copytree("/usr/share/common-licenses", here / "common-licenses")
     shutil.copyfile(Path(sysconfig.get_path("stdlib"), "LICENSE.txt"), here / "python")
+    found = {}
     for source in sources:
         if not source.startswith("/usr/local/"):  # where Docker's image has built its Python
             package = run("dpkg-query", "--search", source).partition(":")[0]
             shutil.copyfile(Path("/usr/share/doc", package, "copyright"), here / package)
+            found[package] = run("dpkg-query", "--show", "--showformat", "${source:Package}=${source:Version}", package)
+    (here / "SOURCES").write_text(
+        "Unchanged, but for the paths in the headers of env, python3 and the loader. The sources are Debian's:\n"
+        + "".join(f"  {package}: apt-get source {source}\n" for package, source in sorted(found.items()))
+        + f"Python {sys.version.split()[0]}, if it is not among them: its project's release of that version.\n"
+        "What ends in -HASH.so is psycopg's wheel's: libpq, OpenSSL, Kerberos, OpenLDAP, SASL, keyutils, libxcrypt.\n"
+    )
 
 
 def check(prefix: Path) -> None:

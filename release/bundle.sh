@@ -10,7 +10,8 @@ probe='env' # GNU env is here, so that nothing is probed; env and grep are the s
 
 # What the image sets for its own C library would end these programs (ld.so(8)). They run without it, and hand it on: name
 # by name, since a value may hold any lines.
-loading='LD_PRELOAD LD_LIBRARY_PATH LD_AUDIT'
+loading='LD_PRELOAD LD_LIBRARY_PATH LD_AUDIT LD_BIND_NOT LD_DEBUG LD_DEBUG_OUTPUT LD_PROFILE LD_SHOW_AUXV'
+loading="$loading LD_TRACE_LOADED_OBJECTS"
 
 # An applet of the shell's own would be taken for the image's command of that name by exec.
 by_env() {

@@ -51,9 +51,13 @@ cd {BUNDLE}/lib
 #: Run by the bundle's own Python: what pip has put there, and itself.
 PYTHON_PARTS = f"""
 import importlib.metadata, site, sys
-for one in importlib.metadata.distributions(path=["{BUNDLE}/lib/packages", *site.getsitepackages()]):
+packages = "{BUNDLE}/lib/packages"
+for one in importlib.metadata.distributions(path=[packages, packages + "/behind", *site.getsitepackages()]):
     print(one.metadata["Name"], one.version)
 print("Python", ".".join(map(str, sys.version_info[:3])))
+import ssl, psycopg
+print("OpenSSL", ssl.OPENSSL_VERSION.split()[1])
+print("libpq", ".".join(map(str, divmod(psycopg.pq.version(), 10000))))
 """
 
 
@@ -280,7 +284,7 @@ def bundle_parts(root: Path, version: str, python_parts: str, debian_parts: str)
     for line in python_parts.splitlines():
         name, number = line.split()
         name = re.sub(r"[-_.]+", "-", name).lower()
-        if name == "python":
+        if name in ("python", "openssl", "libpq"):  # the last two are in psycopg's wheel
             parts.append(sbom.Part("generic", name, number))
         elif name != product.name:
             if pins.get(name) != number:
@@ -292,7 +296,8 @@ def bundle_parts(root: Path, version: str, python_parts: str, debian_parts: str)
         name, number, machine = line.split()
         parts.append(sbom.Part("deb/debian", name, number, f"?arch={machine}"))
     names = {part.name for part in parts}
-    if missing := {"busybox-static", "coreutils", "libc6", "psycopg", "python", "yoyo-migrations"} - names:
+    wanted = {"busybox-static", "coreutils", "libc6", "libpq", "openssl", "psycopg", "python", "yoyo-migrations"}
+    if missing := wanted - names:
         raise Fault(f"Dockerfile: the bundle's parts lack {', '.join(sorted(missing))}")
     return product, parts
 

@@ -8,6 +8,12 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import ssl
 
 FILES = (
     "/etc/ssl/certs/ca-certificates.crt",  # Debian, Alpine, Arch
@@ -25,22 +31,36 @@ MISSING = (
 )
 
 
+def find() -> tuple[str, str]:
+    """The variable that OpenSSL reads, and the path: what the user has set, else the image's; empty where there is none."""
+    for name in ("SSL_CERT_FILE", "SSL_CERT_DIR"):
+        if path := os.environ.get(name):
+            return name, path
+    for path in FILES:
+        if os.path.isfile(path):
+            return "SSL_CERT_FILE", path
+    for path in DIRECTORIES:
+        if os.path.isdir(path) and os.listdir(path):
+            return "SSL_CERT_DIR", path
+    return "", ""
+
+
+def add_to(context: ssl.SSLContext) -> None:
+    """The image's, beside those that Python's own OpenSSL has found. ssl.SSLError: they cannot be read."""
+    name, path = find()
+    if path and not os.environ.get(name):
+        context.load_verify_locations(**{"cafile" if name == "SSL_CERT_FILE" else "capath": path})
+
+
 def make_known() -> bool:
     """Tell OpenSSL in this process of them (openssl-env(7)); False where the image has none.
 
     What the user has set stays. No command, hook or app sees it: their environments are made from os.environ.
     """
-    if os.environ.get("SSL_CERT_FILE") or os.environ.get("SSL_CERT_DIR"):
-        return True
-    for path in FILES:
-        if os.path.isfile(path):
-            os.putenv("SSL_CERT_FILE", path)
-            return True
-    for path in DIRECTORIES:
-        if os.path.isdir(path) and os.listdir(path):
-            os.putenv("SSL_CERT_DIR", path)
-            return True
-    return False
+    name, path = find()
+    if path and not os.environ.get(name):
+        os.putenv(name, path)
+    return bool(path)
 
 
 def in_bundle() -> bool:
@@ -48,10 +68,21 @@ def in_bundle() -> bool:
     return os.path.isdir(os.path.join(sys.prefix, "lib", "packages", "startup"))
 
 
-def make_known_to_python_tasks() -> None:
-    """Their own https needs it in the bundle; any other Python's OpenSSL knows its place."""
+def make_known_in_bundle() -> None:
+    """For Python's own https there; any other Python's OpenSSL knows its place, which is not to be overridden."""
     if in_bundle():
         make_known()
+
+
+@contextmanager
+def known() -> Iterator[bool]:
+    """:func:`make_known` for psycopg's OpenSSL: in the block alone, unless Python shares that."""
+    try:
+        yield make_known()
+    finally:
+        if not in_bundle():
+            for name in {"SSL_CERT_FILE", "SSL_CERT_DIR"} - {*os.environ}:
+                os.unsetenv(name)
 
 
 def forget_the_images_openssl() -> None:

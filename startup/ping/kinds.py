@@ -208,7 +208,7 @@ class Http(Tcp):
                 _shake_hands(connection, attempt)
                 return self._ask(connection, ssl.SSLWantReadError, attempt)
         except ssl.SSLCertVerificationError as error:
-            why = "" if roots.make_known() else f"; {roots.MISSING}"
+            why = "" if any(ssl.get_default_verify_paths()[:2]) or roots.find()[1] else f"; {roots.MISSING}"
             return Answer(False, f"its certificate is not valid: {error.verify_message}{why}")
         except ssl.SSLError as error:
             return Answer(False, f"no TLS connection: {(error.reason or str(error)).lower().replace('_', ' ')}")
@@ -221,11 +221,12 @@ class Http(Tcp):
 
         local = _is_loopback(plain.getpeername()[0])
         if local not in self._contexts:
-            roots.make_known()
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT) if local else ssl.create_default_context()
             if local:
                 context.check_hostname = False
                 context.verify_mode = ssl.CERT_NONE
+            else:
+                roots.add_to(context)
             self._contexts[local] = context
         outer = socket.socket(fileno=plain.detach())
         outer.setblocking(False)

@@ -21,7 +21,7 @@ def see_the_apps_modules(environ: dict[str, str]) -> None:
     for path in (os.getcwd(), *environ.get("PYTHONPATH", "").split(os.pathsep)):
         if path and path not in sys.path:
             sys.path.append(path)
-    roots.make_known_to_python_tasks()
+    roots.make_known_in_bundle()
 
 
 def load(name: str, environ: dict[str, str]) -> Any:

@@ -23,9 +23,7 @@ def health(arguments: Arguments, interrupts: Interrupts) -> int:
     beside_python = Path(sys.executable).parent / "startup-entrypoint"
     for script in (beside_package, beside_python, shutil.which("startup-entrypoint")):
         if script and os.access(script, os.X_OK):
-            # enabled, since it would execute us otherwise
-            asked = {"STARTUP_ENABLED": "true", _ASKED: str(os.getpid())}
-            os.execve(script, [str(script), "startup", "health"], {**os.environ, **asked})
+            os.execve(script, [str(script), "startup", "health"], {**os.environ, _ASKED: str(os.getpid())})
     raise StartupError(
         "health is answered by the shell script that the package comes with, which is not there as an executable file: "
         f"neither {beside_python} nor {beside_package}, nor a startup-entrypoint on PATH"

@@ -74,7 +74,7 @@ IMAGES = {
     "bash is /bin/sh": Image(BASH_IS_SH, OF_BASH),
     "a Python of its own": Image(
         f"FROM debian:bookworm-slim\n{INSTALL} python3-venv && python3 -m venv /venv\n"
-        "RUN /venv/bin/pip install --quiet 'psycopg[binary]>=3.2'\n"
+        "RUN /venv/bin/pip install --quiet 'psycopg[binary]>=3.2.2'\n"
         "COPY shop.py /venv/lib/python3.11/site-packages/shop/tasks.py\n"
         "RUN echo PRICE = 42 >/venv/lib/python3.11/site-packages/shop/prices.py\n"
         "RUN echo OWNER = 7 >/venv/lib/python3.11/site-packages/tabulate.py\n"

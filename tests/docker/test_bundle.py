@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -66,7 +68,7 @@ def test_what_the_apps_own_python_has_not_is_named_with_the_cure(
     )
     assert done.returncode == 78
     assert "/usr/bin/python3 cannot import it (No module named 'psycopg')" in done.stderr
-    assert "right would be /usr/bin/python3 -m pip install 'psycopg[binary]>=3.2'" in done.stderr
+    assert "right would be /usr/bin/python3 -m pip install 'psycopg[binary]>=3.2.2'" in done.stderr
 
 
 def test_a_hook_whose_interpreter_is_not_there_is_told_of_the_bundles_shell_where_the_image_has_none(
@@ -150,6 +152,8 @@ def test_it_is_small(docker: Docker, bundle_image: str) -> None:
 
 def test_nothing_in_it_can_be_led_astray_by_an_images_library_path(bundle_directory: Path) -> None:
     """RPATH comes before LD_LIBRARY_PATH, RUNPATH after it (ld.so(8))."""
+    if shutil.which("readelf") is None:
+        pytest.skip("readelf (binutils) is not installed")
     programs = [bundle_directory / "bin" / name for name in ("python3", "env")]
     for path in [*programs, *bundle_directory.rglob("*.so*")]:
         if path.read_bytes()[:4] == b"\x7fELF":
@@ -176,9 +180,16 @@ def test_a_newer_one_copied_over_it_leaves_no_packages_metadata_twice(bundle_dir
     assert [name for name in found if "-" in name.removesuffix(".dist-info")] == []
 
 
-def test_it_names_the_licences_of_what_it_is_made_of(bundle_directory: Path) -> None:
-    found = {path.name for path in (bundle_directory / "licences").iterdir()}
+def test_it_has_the_licences_of_what_it_is_made_of_and_says_where_the_sources_are(bundle_directory: Path) -> None:
+    here = bundle_directory / "licences"
+    found = {path.name for path in here.iterdir() if path.is_file()}
     assert {"busybox-static", "coreutils", "libc6", "python"} <= found
+    texts = [(here / name).read_text(errors="replace") for name in found - {"python", "SOURCES"}]
+    named = {name for text in texts for name in re.findall(r"/usr/share/common-licenses/([\w.+-]*\w)", text)}
+    assert {"GPL-2", "GPL-3"} <= named
+    assert [name for name in named if not (here / "common-licenses" / name).exists()] == []
+    sources = (here / "SOURCES").read_text()
+    assert re.search(r"\n  busybox-static: apt-get source busybox=\S+\n", sources)
 
 
 def test_every_file_of_it_can_be_read_by_any_user(bundle_directory: Path) -> None:

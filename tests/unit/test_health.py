@@ -52,6 +52,12 @@ def test_startup_health_is_the_script_beside_it_and_starts_no_second_python(inst
     assert (done.returncode, done.stdout, done.stderr) == (1, f"{expected} startup health web\n", "")
 
 
+def test_it_is_good_where_the_entrypoint_is_disabled(installed: Path) -> None:
+    shutil.copy(ROOT / "entrypoint.sh", installed / "startup-entrypoint")
+    done = run(installed / "python", installed / "startup", "health", STARTUP_ENABLED="false")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "disabled\n", "")
+
+
 @pytest.mark.parametrize("given", [{}, {"LC_CTYPE": "POSIX"}], ids=["none", "its own"])
 def test_the_program_hands_on_no_locale_that_python_has_made_up(installed: Path, given: dict[str, str]) -> None:
     """PEP 538: LC_CTYPE, which a task would see."""
@@ -90,12 +96,14 @@ def test_a_script_that_asks_back_is_told_so_and_not_asked_for_ever(installed: Pa
     assert done.returncode == 70 and "asks us in turn" in done.stderr, done.stderr
 
 
-@pytest.mark.parametrize("enabled", ["false", "true"])
-def test_it_answers_where_the_entrypoint_would_execute_whatever_it_is_given(installed: Path, enabled: str) -> None:
+@pytest.mark.parametrize(("enabled", "code"), [("false", 0), ("true", 1)])
+def test_it_answers_where_the_entrypoint_would_execute_whatever_it_is_given(
+    installed: Path, enabled: str, code: int
+) -> None:
     shutil.copy(ROOT / "entrypoint.sh", installed / "startup-entrypoint")
     program = installed / "startup"
     program.write_text(program.read_text().replace("#!python", f"#!{installed}/python"))
     program.chmod(0o755)
     environ = {"PATH": f"{installed}:/usr/bin:/bin", "STARTUP_STATE_DIR": str(installed), "STARTUP_ENABLED": enabled}
     done = run(program, "health", **environ)
-    assert (done.returncode, done.stderr) == (1, "") and len(done.stdout.splitlines()) == 1
+    assert (done.returncode, done.stderr) == (code, "") and len(done.stdout.splitlines()) == 1

@@ -119,7 +119,7 @@ def test_another_version_than_the_files_is_named() -> None:
 PINS = check.locked(ROOT)
 PIPS = "".join(f"{name} {PINS[name]}\n" for name in ("psycopg", "yoyo-migrations"))
 OURS = "startup-tasks 0.2.0\n"
-PYTHON = "Python 3.13.5\n"
+PYTHON = "Python 3.13.5\nOpenSSL 3.5.1\nlibpq 18.0\n"
 DEBIAN = "busybox-static 1:1.37.0-6+b9 amd64\ncoreutils 9.7-3 amd64\nlibc6 2.41-12 amd64\n"
 
 
@@ -135,6 +135,8 @@ def test_the_bundles_parts_are_the_locked_packages_python_and_debians() -> None:
         "pkg:deb/debian/busybox-static@1%3A1.37.0-6%2Bb9?arch=amd64",
         "pkg:deb/debian/coreutils@9.7-3?arch=amd64",
         "pkg:deb/debian/libc6@2.41-12?arch=amd64",
+        "pkg:generic/libpq@18.0",
+        "pkg:generic/openssl@3.5.1",
         "pkg:generic/python@3.13.5",
         f"pkg:pypi/psycopg@{PINS['psycopg']}",
         f"pkg:pypi/yoyo-migrations@{PINS['yoyo-migrations']}",
@@ -154,7 +156,7 @@ def test_the_same_parts_make_the_same_document_and_others_another() -> None:
         (PIPS + OURS + PYTHON + "other 1\n", DEBIAN, "release/packages.txt: has other None, but the bundle has 1"),
         ("psycopg 3.0\n" + OURS + PYTHON, DEBIAN, "release/packages.txt: has psycopg .*, but the bundle has 3.0"),
         (PIPS + "startup-tasks 0.1.0\n" + PYTHON, DEBIAN, "startup/__init__.py: has 0.2.0, but the bundle has 0.1.0"),
-        (PIPS + OURS, "coreutils 9.7-3 amd64\n", "Dockerfile: the bundle's parts lack busybox-static, libc6, python"),
+        (PIPS + OURS, "coreutils 9.7-3 amd64\n", "Dockerfile: the bundle's parts lack busybox-static, libc6, libpq"),
     ],
 )
 def test_a_part_that_should_not_be_so_is_named(python: str, debian: str, told: str) -> None:

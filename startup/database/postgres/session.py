@@ -6,7 +6,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from functools import cache
 
 from startup import log, roots
@@ -118,8 +118,7 @@ def connect(
     driver = driver or Driver(address)
     driver.require()
     connect_arguments = arguments(address, node)
-    if not roots.make_known() and "system" in (connect_arguments.get("sslrootcert"), os.environ.get("PGSSLROOTCERT")):
-        raise SettingError(f"DATABASE_URL is '{address.masked}' with sslrootcert=system, and {roots.MISSING}")
+    roots_named = (connect_arguments.get("sslrootcert"), os.environ.get("PGSSLROOTCERT"))
 
     known = again is not None  # what a session before has found out of the pooler
 
@@ -138,7 +137,10 @@ def connect(
             raise
 
     last = again if again is not None else lock_timeout if pooler else 0.0
-    return reach(attempt, lambda left: sqlstate(connect_arguments, left), address, timeout, report, last)
+    with roots.known() if "system" in roots_named else nullcontext(True) as found:
+        if not found:
+            raise SettingError(f"DATABASE_URL is '{address.masked}' with sslrootcert=system, and {roots.MISSING}")
+        return reach(attempt, lambda left: sqlstate(connect_arguments, left), address, timeout, report, last)
 
 
 def lock_key(name: str, kind: str = "startup-tasks") -> int:
@@ -860,7 +862,7 @@ def _counting() -> Any:
     """A cursor that knows how many results there were, that of an error included."""
     import psycopg
 
-    class Counting(psycopg.Cursor[Any]):
+    class Counting(psycopg.Cursor[Row]):
         count = 0
 
         def _check_results(self, results: list[Any]) -> None:
