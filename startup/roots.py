@@ -32,7 +32,7 @@ MISSING = (
 
 
 def find() -> tuple[str, str]:
-    """The variable that OpenSSL reads, and the path: what the user has set, else the image's; empty where there is none."""
+    """What OpenSSL reads, and the path: what the user has set, else the image's; both empty where there is none."""
     for name in ("SSL_CERT_FILE", "SSL_CERT_DIR"):
         if path := os.environ.get(name):
             return name, path
