@@ -76,7 +76,7 @@ class Driver:
         except ImportError as error:
             raise SettingError(
                 f"DATABASE_URL is '{self._address.masked}', which needs psycopg, and {sys.executable} cannot import it "
-                f"({error}): right would be {sys.executable} -m pip install 'psycopg[binary]>=3.2'"
+                f"({error}): right would be {sys.executable} -m pip install 'psycopg[binary]>=3.2.2'"
             ) from error
         logging.getLogger("psycopg").addHandler(logging.NullHandler())
 
