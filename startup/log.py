@@ -29,7 +29,7 @@ _secrets: set[str] = set()
 _words: dict[str, re.Pattern[str]] = {}
 MASK = "***"
 #: The password in a URL that no setting told us of: in a task's command line, in an error, in STARTUP_PING.
-_PASSWORD = re.compile(r"""(://[^\s/:@]*:)(?!PASSWORD@|password@)[^\s'"]+@""")
+_PASSWORD = r"""(://[^\s/:@]*:)(?!PASSWORD@|password@)[^\s'"]+@"""
 #: The least of a secret's beginning that is masked where a line was cut within it.
 _CUT = 4
 #: So many characters of a value are looked for: each has some ten forms.
@@ -70,7 +70,7 @@ def redact(text: str) -> str:
             text = _forms(secret).sub(MASK, text)
     for pattern in _words.values():
         text = pattern.sub(MASK, text)
-    return _PASSWORD.sub(rf"\1{MASK}@", text)
+    return re.sub(_PASSWORD, rf"\1{MASK}@", text) if "://" in text else text
 
 
 def without(text: str, values: Iterable[str]) -> str:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import importlib
 
-from startup.builtin.builtin import Builtin
-from startup.settings.settings import Settings
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from startup.builtin.builtin import Builtin
+    from startup.settings.settings import Settings
 
 #: Each one's name and its class, imported only when it is named.
 BUILT_IN = {
