@@ -34,7 +34,7 @@ from .first_process import (
 )
 
 if TYPE_CHECKING:
-    from .conftest import Docker
+    from .conftest import Container, Docker
 
 MakeBox = Callable[..., Box]
 #: Takes every process that the limit leaves once the entrypoint needs none, and notes TERM; its children outlive it.
@@ -132,13 +132,24 @@ def test_where_no_process_can_be_made_the_end_is_no_success(make_box: MakeBox, b
     assert not (alone.directory / "started").exists()
 
 
+def started(box: Box) -> Container:
+    """At so low a limit the engine's own first process may end for want of a thread, before it has executed ours."""
+    for _ in range(5):
+        try:
+            return box.start("sleep", "60", STARTUP_TASKS="none")
+        except AssertionError as refused:
+            if "cannot start a stopped process" not in str(refused):
+                raise
+    pytest.skip("the engine itself can start nothing at this limit")
+
+
 @pytest.mark.parametrize("limit", [2, 3, 4])
 def test_where_few_processes_can_be_made_a_line_says_so(make_box: MakeBox, box: Box, limit: int) -> None:
     """Never a traceback. Shell, app, module and its threads, for signals and for the app's end, are five."""
     if box.init[0] == "bash":
         pytest.skip("bash tries a fork again for 15 s before it gives up")
     few = make_box(next(name for name, init in OURS.items() if init == box.init), f"--pids-limit={limit}")
-    container = few.start("sleep", "60", STARTUP_TASKS="none")
+    container = started(few)
     assert container.wait() == 70, container.logs
     assert "Traceback" not in container.logs
     assert (
