@@ -92,7 +92,7 @@ def _of_a_boot(words: Sequence[str]) -> Arguments | None:
     """What a boot is asked for, in the words that entrypoint.sh has for it: argparse takes as long as all the rest."""
     if not words or words == ["init"]:
         return Arguments(verb=VERBS["init"][0], name=[])
-    if len(words) == 6 and (words[0], words[2], words[4]) == ("_phase", "--state", "--app"):
+    if len(words) == 8 and [words[0], *words[2::2]] == ["_phase", "--state", "--app", "--shell"]:
         return Arguments(verb=HIDDEN["_phase"][0], phase=words[1], state=words[3], app=words[5])
     return None
 

@@ -111,9 +111,9 @@ def test_it_runs_beside_musl_and_busybox(docker: Docker, engine: Docker, bundle_
         "FROM debian:trixie-slim AS debian\n"
         "RUN apt-get update && apt-get install --yes --no-install-recommends busybox-static gcc musl-tools\n"
         "RUN echo 'int main(void) { return 5; }' >app.c && musl-gcc -o app app.c"
-        " && mkdir -p /root/alpine/bin /root/alpine/lib && cp app /bin/busybox /root/alpine/bin"
-        " && cp -L /lib/ld-musl-*.so.1 /root/alpine/lib && ln -s busybox /root/alpine/bin/sh\n"
-        f"FROM scratch\nCOPY --from=debian /root/alpine /\nCOPY --from={bundle_image} /opt/startup /opt/startup\n"
+        " && mkdir -p /alpine/bin /alpine/lib && cp app /bin/busybox /alpine/bin"
+        " && cp -L /lib/ld-musl-*.so.1 /alpine/lib && ln -s busybox /alpine/bin/sh\n"
+        f"FROM scratch\nCOPY --from=debian /alpine /\nCOPY --from={bundle_image} /opt/startup /opt/startup\n"
         f'ENTRYPOINT ["{ENTRYPOINT}"]\n'
     )
     image = engine.build(tmp_path)

@@ -6,6 +6,7 @@ import importlib
 import inspect
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -21,7 +22,7 @@ VERBS = {**cli.VERBS, **cli.HIDDEN}
 SHOW = """
 import os, sys
 sys.path.insert(0, sys.argv[1])
-from startup import cli
+from startup import cli, launch, roots
 os._exit = sys.exit
 try:
     code = cli.main(sys.argv[2:])
@@ -38,8 +39,10 @@ def test_each_verb_is_where_the_table_says_and_takes_what_main_gives(name: str) 
     assert list(inspect.signature(verb).parameters) == ["arguments", "interrupts"]
 
 
-#: As entrypoint.sh says it.
-PHASE = ("_phase", "post_start", "--state", "", "--app", str(os.getpid()))
+#: What entrypoint.sh says, in its own words: for others argparse is needed.
+(_WORDS,) = re.findall(r"^ *module (_phase .*?) </dev/null", (ROOT / "entrypoint.sh").read_text(), re.MULTILINE)
+_MEANT = {"$1": "post_start", "$state": "", "$app": str(os.getpid()), "$$": "0"}
+PHASE = tuple(_MEANT.get(word, word) for word in shlex.split(_WORDS))
 
 
 def imported(*verb: str, **env: str) -> str:
@@ -70,8 +73,9 @@ def test_a_verb_imports_no_other_that_it_does_not_need(verb: tuple[str, ...], mo
 #: All of the standard library that a boot may import, by what each name begins with. More than half of a boot's time
 #: are its imports: typing takes 4 ms, argparse, logging and urllib.parse 8, dataclasses 10, asyncio 70 (of Python: 9).
 MAY_BE_IMPORTED = {
-    *("collections", "contextlib", "contextvars", "copyreg", "enum", "functools", "future", "importlib", "itertools"),
+    *("collections", "contextlib", "contextvars", "copyreg", "enum", "errno", "functools", "future", "importlib"),
     *(
+        "itertools",
         "keyword",
         "locale",
         "operator",
