@@ -58,6 +58,6 @@ RUN pip install --no-cache-dir 'psycopg[binary]>=3.2.2' 'starlette>=0.40' 'uvico
 USER 10001
 COPY migrations migrations
 COPY seeds seeds
-COPY examples/demo/app.py ./
+COPY examples/demo ./
 EXPOSE 8000
 CMD ["uvicorn", "--host", "0.0.0.0", "--port", "8000", "app:app"]
