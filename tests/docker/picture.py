@@ -1,9 +1,11 @@
-"""What a terminal was sent, as an SVG picture for the docs."""
+"""Pictures for the docs, as SVG: what a terminal was sent, and a run as the bars of its nodes."""
 
 from __future__ import annotations
 
 import re
+from datetime import datetime
 from html import escape
+from typing import Any
 
 COLOURS = {"31": "#f85149", "32": "#3fb950", "33": "#d29922", "36": "#39c5cf"}
 WIDTH, HEIGHT = 8.0, 18
@@ -42,3 +44,46 @@ def _run(run: str, column: int, row: int, fill: str) -> str:
     if not run.strip():
         return ""
     return f'<text x="{x:g}" y="{y + 13}" textLength="{width:g}" xml:space="preserve"{fill}>{escape(run)}</text>'
+
+
+#: Ink, soft ink, and the colours of a ping, of waiting and of two tasks in a row.
+LIGHT = ("#1c2733", "#5d6b7a", "#7fb7d6", "#e2b84f", ("#2f9e7a", "#54b896"))
+DARK = ("#dfe6ee", "#93a1b1", "#5f9fc4", "#d2a63c", ("#3bb58d", "#2c8a6b"))
+NAME, BARS, ROW, TOP = 90, 620, 30, 34
+
+
+def timeline(nodes: list[dict[str, Any]], palette: tuple[str, str, str, str, tuple[str, str]]) -> str:
+    """The nodes of ``startup status --json``, a row each; the legend above, the seconds below."""
+    ink, soft, ping, wait, tasks = palette
+    starts = {id(span): datetime.fromisoformat(span["started_at"]).timestamp() for n in nodes for span in n["spans"]}
+    left = min(starts.values())
+    whole = max(starts[id(span)] + span["seconds"] for node in nodes for span in node["spans"]) - left
+    width, height = NAME + BARS + 90, TOP + ROW * len(nodes) + 30
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}" '
+        f'font-family="system-ui, sans-serif" font-size="13" fill="{soft}">',
+        f"<title>{len(nodes)} nodes start at once: one runs each task, the others wait, all are ready</title>",
+    ]
+    x = NAME
+    legend = (ping, "the app boots, and is pinged", 220), (wait, "waits for another node", 190), (tasks[0], "a task", 0)
+    for colour, text, room in legend:
+        parts.append(f'<rect x="{x}" y="6" width="12" height="12" rx="2" fill="{colour}"/>')
+        parts.append(f'<text x="{x + 18}" y="16">{text}</text>')
+        x += room
+    for row, node in enumerate(sorted(nodes, key=lambda one: min(starts[id(span)] for span in one["spans"]))):
+        y, seen = TOP + ROW * row, 0
+        parts.append(f'<text x="{NAME - 12}" y="{y + 15}" text-anchor="end" fill="{ink}">node {row + 1}</text>')
+        parts.append(f'<rect x="{NAME}" y="{y}" width="{BARS}" height="20" rx="3" fill="{soft}" opacity="0.12"/>')
+        for span in node["spans"]:
+            colour = {"ping": ping, "wait": wait}.get(span["kind"]) or tasks[seen % 2]
+            seen += span["kind"] == "task"
+            at, long = NAME + BARS * (starts[id(span)] - left) / whole, max(BARS * span["seconds"] / whole, 2)
+            words = escape(f"{span['kind']} {span['name']}".strip())
+            parts.append(f'<rect x="{at:.1f}" y="{y}" width="{long:.1f}" height="20" rx="3" fill="{colour}">')
+            parts.append(f"<title>{words}, {span['seconds']:.2f} s</title></rect>")
+        state = "ready" if node["state"] == "done" else node["state"]
+        parts.append(f'<text x="{NAME + BARS + 12}" y="{y + 15}" fill="{tasks[0]}">{state}</text>')
+    y = TOP + ROW * len(nodes) + 14
+    parts.append(f'<text x="{NAME}" y="{y}">0 s</text>')
+    parts.append(f'<text x="{NAME + BARS}" y="{y}" text-anchor="end">{whole:.1f} s</text>')
+    return "\n".join([*parts, "</svg>", ""])

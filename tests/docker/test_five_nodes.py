@@ -1,11 +1,12 @@
 """Five nodes under compose: what all of them say is one story, and `status` shows it while it happens and afterwards.
 
-STARTUP_TEST_WRITE_DOCS=1 keeps the log and the pictures that docs/observability.md shows.
+STARTUP_TEST_WRITE_DOCS=1 keeps the log and the pictures that docs/observability.md and README.md show.
 """
 
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import pty
 import re
@@ -15,7 +16,7 @@ import termios
 import pytest
 
 from .conftest import ROOT, Project, environment, wait_for
-from .picture import svg
+from .picture import DARK, LIGHT, svg, timeline
 
 NODES = 5
 #: A task that takes as long as the test wants, and one that every node runs in its turn.
@@ -26,6 +27,14 @@ services:
       STARTUP_TASKS: migrate insert_users load_plans@once warm_cache
       STARTUP_TASK_LOAD_PLANS: until [ -e /tmp/go ]; do sleep 0.1; done
       STARTUP_TASK_WARM_CACHE: sleep 0.5
+"""
+#: For the picture of the README: nothing that each node would run.
+ONCE = """
+services:
+  app:
+    environment:
+      STARTUP_TASKS: migrate insert_users load_plans@once
+      STARTUP_TASK_LOAD_PLANS: sleep 2
 """
 WRITE = bool(os.environ.get("STARTUP_TEST_WRITE_DOCS"))
 
@@ -107,3 +116,19 @@ def test_the_logs_of_five_nodes_are_one_story_and_status_draws_it(project: Proje
         (docs / "status-during.svg").write_text(svg(during))
         (docs / "status-after.svg").write_text(svg(after))
         (docs / "five-nodes.txt").write_text(f"{plain(during)}\n{plain(after)}\n{in_order(story)}")
+
+
+@pytest.mark.timeout(600)
+def test_one_of_five_nodes_runs_the_tasks_and_the_picture_shows_it(project: Project) -> None:
+    (project.directory / "compose.override.yaml").write_text(ONCE)
+    project("up", "--build", "--detach", "--wait", "db")
+    project("up", "--detach", "--wait", "--scale", f"app={NODES}")
+    nodes = json.loads(project("exec", "--no-TTY", "app", "startup", "status", "--json").stdout)["nodes"]
+    worked = [node["node"] for node in nodes if any(span["kind"] == "task" for span in node["spans"])]
+    waited = [node["node"] for node in nodes if any(span["name"] == "lock" for span in node["spans"])]
+    assert len(worked) == 1 and len(waited) == NODES - 1 and not {*worked} & {*waited}
+    pictures = {name: timeline(nodes, palette) for name, palette in (("light", LIGHT), ("dark", DARK))}
+    assert [text.count(">ready<") for text in pictures.values()] == [NODES, NODES]
+    if WRITE:
+        for name, text in pictures.items():
+            (ROOT / "docs" / f"five-nodes-{name}.svg").write_text(text)
