@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
+import subprocess
 from typing import TYPE_CHECKING
 from urllib.error import HTTPError
 
@@ -31,6 +33,18 @@ def test_up_wait_is_green_when_the_seeded_users_are_served_from_postgresql(runni
 def test_the_page_shows_the_users(running_project: Project) -> None:
     page = get(f"{running_project.app.address(8000)}/")
     assert all(email in page for email in running_project.seeded)
+
+
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="chromium is not installed")
+def test_a_browser_draws_the_users_the_node_and_the_last_run(running_project: Project) -> None:
+    words = ("--headless", "--no-sandbox", "--disable-gpu", "--dump-dom")
+    address = f"http://{running_project.app.address(8000)}/"
+    shown = subprocess.run(["chromium", *words, address], capture_output=True, text=True, timeout=60, check=True).stdout
+    assert f'id="node">{running_project.app.name[:12]}<' in shown
+    assert all(f"<td>{email}</td>" in shown for email in running_project.seeded)
+    bars = re.findall(r'class="bar (\w+)" style="left: ([\d.]+)%; width: max\(([\d.]+)%', shown)
+    assert [kind for kind, _, _ in bars].count("task") == 2
+    assert all(float(left) + float(wide) <= 100.1 for _, left, wide in bars)
 
 
 def test_only_the_shell_and_the_app_remain_when_it_is_ready(running_project: Project) -> None:
