@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from typing import Any
 
 RUNNING, DONE, FAILED, STOPPED = "running", "done", "failed", "stopped"
+#: Of a backfill: some batches are done, and whoever goes on begins at the cursor.
+PARTIAL = "partial"
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,9 @@ class Entry:
     finished_at: Any = None
     seconds: float | None = None
     error: str = ""
+    cursor: str = ""  # JSON: where a backfill's next batch begins
+    batches: int | None = None  # that are done
+    rate: float | None = None  # of them a second
 
 
 @dataclass(frozen=True)
@@ -70,7 +75,7 @@ class Run:
         return f"at task {self.position} of {self.total}, {self.task}"
 
 
-_TYPES = {"str": "text", "int": "bigint", "float | None": "double precision", "Any": "{time}"}
+_TYPES = {"str": "text", "int": "bigint", "int | None": "bigint", "float | None": "double precision", "Any": "{time}"}
 
 
 def _table(name: str, row: type[Entry] | type[Run], key: str) -> Table:
@@ -114,6 +119,10 @@ class Ledger:
     def entries(self) -> list[Entry]:
         """Every row of the namespace, in the order in which they were begun."""
         return [Entry(*row) for row in self._read(LEDGER, Entry, " ORDER BY started_at, task")]
+
+    def entry(self, task: str, key: str) -> Entry | None:
+        """The row of a task and key, where there is one."""
+        return next((entry for entry in self.entries() if (entry.task, entry.key) == (task, key)), None)
 
     def done(self) -> set[tuple[str, str]]:
         """Task and key of everything that has been done."""
@@ -169,12 +178,15 @@ class Ledger:
         )
 
     def mark(self, epoch: int, entry: Entry) -> None:
-        """Write a task's row: running, done or failed. In the task's own transaction where it has one.
+        """Write a task's row: running, partial, done or failed. In the task's own transaction where it has one.
 
-        What this run has done stays done: a time limit may strike just after the commit.
+        What this run has done stays done: a time limit may strike just after the commit. A cursor stands until it is
+        done, whatever happens meanwhile.
         """
         running = entry.state == RUNNING
-        names = ("namespace", "task", "key", "policy", "state", "node", "epoch", "release", "seconds", "error")
+        names = ["namespace", "task", "key", "policy", "state", "node", "epoch", "release", "seconds", "error"]
+        if entry.state in (PARTIAL, DONE):
+            names += ["cursor", "batches", "rate"]
         self._execute(
             self._session.dialect.upsert(
                 "{startup_ledger}",
