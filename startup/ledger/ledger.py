@@ -8,6 +8,7 @@ read each other's.
 
 from __future__ import annotations
 
+from startup import log
 from startup.database.session import Row, Session
 from startup.database.tables import Table, make
 from startup.errors import StartupError, TaskFailed
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 RUNNING, DONE, FAILED, STOPPED = "running", "done", "failed", "stopped"
 #: Of a backfill: some batches are done, and whoever goes on begins at the cursor.
 PARTIAL = "partial"
+#: Characters of a cursor in a line.
+SHOWN = 60
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,14 @@ class Entry:
     cursor: str = ""  # JSON: where a backfill's next batch begins
     batches: int | None = None  # that are done
     rate: float | None = None  # of them a second
+
+
+def progress(cursor: str, batches: int | None, rate: float | None) -> str:
+    """How far a backfill is, and how fast, for a person: its cursor without secrets, and not all of a long one."""
+    cursor = log.redact(cursor)
+    cursor = cursor if len(cursor) <= SHOWN else f"{cursor[:SHOWN]}..."
+    pace = f", {rate:.1f} a second" if rate else ""
+    return f"{batches or 0:,} batches, at {cursor}{pace}"
 
 
 @dataclass(frozen=True)

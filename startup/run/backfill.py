@@ -7,10 +7,9 @@ import json
 import time
 from collections.abc import Callable
 
-from startup import log
 from startup.database.session import Session
 from startup.errors import TaskFailed
-from startup.ledger.ledger import DONE, PARTIAL, Entry, Ledger
+from startup.ledger.ledger import DONE, PARTIAL, Entry, Ledger, progress
 from startup.patience import LINE_EVERY, Stopwatch
 from startup.plan.task import Task
 from startup.records import replace
@@ -23,8 +22,6 @@ if TYPE_CHECKING:
 
     Steps = GeneratorType[object, None, object]
 
-#: Characters of a cursor in a line.
-SHOWN = 60
 #: How often a generator is told to end that yields instead.
 CLOSES = 100
 #: Those that would still go on: as long as they are kept, what they have left to write is not written.
@@ -57,7 +54,7 @@ class Backfill:
         TaskFailed for what it yields, and what one transaction would raise; what it wrote in the batch is rolled back.
         """
         if self._cursor:
-            self._say(f"goes on after {self._place()}")
+            self._say(f"goes on after {progress(self._cursor, self._before, None)}")
         self._started = started
         generator = self._execution.generator(task, self._session, json.loads(self._cursor or "null"))
         try:
@@ -100,10 +97,7 @@ class Backfill:
     def _tell(self) -> None:
         if self._silent.over(LINE_EVERY):
             self._silent = Stopwatch(running=True)
-            self._say(f"goes on: {self._place()}, {self._entry.rate:.1f} a second")
-
-    def _place(self) -> str:
-        return f"{self._entry.batches:,} batches, at {shown(self._entry.cursor)}"
+            self._say(f"goes on: {progress(self._entry.cursor, self._entry.batches, self._entry.rate)}")
 
     @property
     def _seconds(self) -> float:
@@ -113,12 +107,6 @@ class Backfill:
 _CURSOR_GONE = (
     "a server-side cursor ends with the batch in which it was opened; open it withhold=True, or one for each batch"
 )
-
-
-def shown(cursor: str) -> str:
-    """A cursor in a line: without secrets, and not all of a long one."""
-    text = log.redact(cursor)
-    return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
 
 
 def _encoded(cursor: Any) -> str:
