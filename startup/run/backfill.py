@@ -22,9 +22,7 @@ if TYPE_CHECKING:
 
     Steps = GeneratorType[object, None, object]
 
-#: How often a generator is told to end that yields instead.
-CLOSES = 100
-#: Those that would still go on: as long as they are kept, what they have left to write is not written.
+#: Those that yielded instead of ending: as long as one is kept, it does not go on, and writes nothing more.
 _unending: list[Steps] = []
 
 
@@ -86,10 +84,8 @@ class Backfill:
         """What its ``finally`` writes is rolled back, as the batch is."""
         self._execution.settle()
         with contextlib.suppress(BaseException), self._session.transaction():
-            for _ in range(CLOSES):
-                with contextlib.suppress(BaseException):
-                    generator.close()
-                    break
+            with contextlib.suppress(BaseException):
+                generator.close()
             raise _Undone
         if generator.gi_frame is not None:
             _unending.append(generator)

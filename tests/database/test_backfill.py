@@ -7,6 +7,7 @@ import random
 import re
 import signal
 import time
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -422,3 +423,15 @@ def test_a_line_every_ten_seconds_says_how_far_it_is(app: Filled, monkeypatch: p
     app.fill(after="time.sleep(2.2)")
     said = app.ok("fill")
     assert re.search(r"task 1 of 1, fill, goes on: 5 batches, at 10, 0\.\d a second", said), said
+
+
+@BOTH
+def test_the_example_of_the_page_fills_each_row_once(app: Filled) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "backfills.md").read_text()
+    (example,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    app.startup.write("tasks.py", example.replace("BATCH = 1000", "BATCH = 3"))
+    app.query("CREATE TABLE orders (id integer PRIMARY KEY, net integer, tax integer, total integer)")
+    app.query("INSERT INTO orders SELECT n, n, 1, NULL FROM numbers")
+    assert "fill_totals, is done" in app.ok("fill_totals")
+    assert app.query("SELECT count(*) FROM orders WHERE total = net + tax") == [(10,)]
+    assert app.query("SELECT batches FROM startup_ledger WHERE task = 'fill_totals'") == [(4,)]
