@@ -80,10 +80,7 @@ class Execution:
             self._interrupts.heed()
             return told
         if task.function is not None:
-            with self.as_a_task():
-                left = task.function(self._context(task, session))
-            if hasattr(left, "send"):
-                raise TaskFailed(f"it returned a {type(left).__name__}, which nobody runs: {_MUST_YIELD}")
+            self._call(task, session)
         elif session is None:
             self._command(task).wait()
         else:
@@ -91,6 +88,13 @@ class Execution:
             with session.watch(lambda: command.lose(LockLost(LOST.format(task.name)))):
                 command.wait()
         return ""
+
+    def _call(self, task: Task, session: Session | None) -> None:
+        assert task.function is not None
+        with self.as_a_task():
+            left = task.function(self._context(task, session))
+        if hasattr(left, "send"):
+            raise TaskFailed(f"it returned a {type(left).__name__}, which nobody runs: {_MUST_YIELD}")
 
     def generator(self, task: Task, session: Session, cursor: object) -> GeneratorType[object, None, object]:
         """A generator task's generator, which has not begun; :meth:`as_a_task` goes around each of its steps."""
