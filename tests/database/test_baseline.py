@@ -351,6 +351,16 @@ def test_a_signal_ends_it_at_once_with_nothing_taken(image: Any, midway: Any, qu
     assert query(url, "SELECT * FROM yoyo_lock") == [], "its row is gone, too"
 
 
+def test_a_session_that_is_lost_in_the_middle_is_75_with_nothing_taken(
+    image: Any, midway: Any, query: Any, url: str
+) -> None:
+    backend = "datname = current_database() AND application_name = 'startup/node-a'"
+    query(url, f"SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE {backend}")
+    err = midway.communicate(timeout=30)[1]
+    assert midway.returncode == 75 and "lost" in err and "Traceback" not in err
+    assert query(url, MARKS) == [("0001_a",)] and query(url, ROWS) == [("0001_a", "done")]
+
+
 # --------------------------------------------------------------------------------------------------------- the lock
 
 
@@ -404,6 +414,16 @@ def test_a_namespace_that_migrates_the_same_tables_is_waited_for(
 
 
 # ---------------------------------------------------------------------------------------------------------- rights
+
+
+def test_on_a_standby_it_is_69(startup: Any, new_server: Any) -> None:
+    server = new_server()
+    server.stop()
+    (server.data / "standby.signal").touch()
+    server.start()
+    startup.write("migrations/0001_a.sql", "SELECT 1;\n")
+    done = startup("baseline", "0001_a", DATABASE_URL=server.url("postgres"), STARTUP_LOCK_TIMEOUT="30")
+    assert done.returncode == 69 and "the server is a standby, which only reads" in done.stderr
 
 
 @pytest.fixture
