@@ -65,6 +65,11 @@ def _to_take(
     _refuse_later(state, last, order[end:])
     unknown = []
     for record in state.interrupted:
+        if apply.mends_itself(record, catalog, session.dialect):
+            raise TaskFailed(
+                f"baseline {last.id}: {record.id} was interrupted on {record.node}, and the next boot builds its index "
+                "again: take the baseline after that. Nothing is taken"
+            )
         if migration := catalog.by_id.get(record.id):
             raise TaskFailed(apply.interrupted(record, migration, catalog, session.dialect))
         unknown.append(record)

@@ -253,6 +253,15 @@ def test_an_interrupted_file_is_to_be_put_right_first(image: Any, query: Any, ur
     ok(image, "baseline", "0002_b")
 
 
+def test_an_interrupted_index_is_left_to_the_boot_that_mends_it(image: Any, query: Any, url: str) -> None:
+    image.write("migrations/0002_b.sql", "-- transactional: false\nCREATE INDEX CONCURRENTLY b ON table_0001_a (id);\n")
+    ok(image, "baseline", "0001_a")
+    query(url, "CREATE TABLE table_0001_a (id int)")
+    query(url, "INSERT INTO startup_migration (id, state, applied_by) VALUES ('0002_b', 'started', 'node-b')")
+    assert "0002_b was interrupted on node-b, and the next boot builds its index again" in refused(image, 70, "0003_c")
+    ok(image, "init")
+
+
 @BOTH
 def test_changed_content_is_told_as_by_migrate(image: Any, query: Any, url: str) -> None:
     ok(image, "baseline", "0002_b")
