@@ -31,6 +31,10 @@ def _count(value: str) -> int:
 
 _JSON = {"--json": {"action": "store_true"}}
 _WAIT = {"--wait": {"action": "store_true", "help": "wait for it; 124 after STARTUP_PING_TIMEOUT"}}
+_BASELINE = {
+    "id": {"metavar": "ID", "help": "a migration's id, or its file's name"},
+    "--dry-run": {"action": "store_true", "help": "show what it would take, change nothing"},
+}
 _COUNT = {"--count": {"type": _count, "default": 1, "metavar": "N"}}
 #: A verb: its module in verbs/ (and its function, where that has another name), what it does, its arguments.
 VERBS: Verbs = {
@@ -42,6 +46,7 @@ VERBS: Verbs = {
     "health": ("health", "the phase in one line; 0 when ready, 1 when not", {}),
     "describe": ("describe", "tasks, hooks and settings as resolved", _JSON),
     "forget": ("forget", "take a task out of the ledger", {"name": {}}),
+    "baseline": ("baseline", "take all migrations up to ID for applied, without running them", _BASELINE),
     "rollback": ("rollback", "take back the newest migrations", _COUNT),
 }
 #: entrypoint.sh's own.

@@ -8,6 +8,8 @@ read each other's.
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 from startup import log
 from startup.database.session import Row, Session
 from startup.database.tables import Table, make
@@ -119,11 +121,14 @@ class Ledger:
             self._columns = there if len(there) == 2 else {}
         return bool(self._columns)
 
-    def create(self) -> None:
-        """Make the tables, and the columns that an older image did not know. Only under the lock."""
+    def create(self, inside: bool = False) -> None:
+        """Make the tables, and the columns that an older image did not know. Only under the lock.
+
+        In a transaction of its own, or *inside* the one that is open.
+        """
         if self.exists() and all(table.stands_in(self._columns) for table in (LEDGER, RUN)):
             return
-        with self._session.transaction():
+        with nullcontext() if inside else self._session.transaction():
             make(self._session, LEDGER, RUN)
         self._columns = {}
 

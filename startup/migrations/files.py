@@ -39,6 +39,11 @@ class Migration:
         return self.path.endswith(".sql")
 
     @property
+    def is_post_apply(self) -> bool:
+        """Does it run after the migrations, and is none?"""
+        return self.id.startswith("post-apply")
+
+    @property
     def rollback_path(self) -> str:
         """Where yoyo looks for the SQL that takes this file back (for SQL files alone)."""
         return os.path.splitext(self.path)[0] + ".rollback.sql"
@@ -133,8 +138,8 @@ def load(directories: Sequence[str], *, given: bool) -> Catalog:
                 continue
             seen.add(real)
             for path in paths:
-                name = os.path.splitext(os.path.basename(path))[0]
-                (post_apply if name.startswith("post-apply") else migrations).append(Migration(name, path, directory))
+                one = Migration(os.path.splitext(os.path.basename(path))[0], path, directory)
+                (post_apply if one.is_post_apply else migrations).append(one)
     if faults and given:
         raise SettingError(*faults)
     _refuse_duplicates(migrations)

@@ -87,6 +87,11 @@ def _edited(stage: Stage) -> None:
     stage.write("migrations/0001_plans.sql", "CREATE TABLE plans (id bigint PRIMARY KEY);\n")
 
 
+def _made_before(stage: Stage) -> None:
+    stage.query("CREATE TABLE plans (id int PRIMARY KEY)")
+    stage.query("CREATE TABLE alembic_version AS SELECT '0001'::text AS version_num")
+
+
 def _interrupted(stage: Stage) -> None:
     process = stage.start("init", STARTUP_NODE="web-1")
     stage.until(lambda: stage.query("SELECT 1 FROM pg_stat_activity WHERE query LIKE 'SELECT pg_sleep%'"))
@@ -451,6 +456,28 @@ FAILURES = (
         "The statement is wrong, or the data that it met.",
         "Correct the file: nothing of it was applied, so it is not an edit of history.",
         files={"migrations/0001_plans.sql": "CREATE TABLE plans (\n    id itn PRIMARY KEY\n);\n"},
+    ),
+    Failure(
+        "made_by_another_tool",
+        TASKS,
+        "Exit code 70 at the first boot on a database that was there before.",
+        "startup: warning: the database has the table alembic_version of Alembic, with rows: if that has made what the "
+        "pending migrations make, startup baseline ID takes those up to ID for applied, without running them\n"
+        'startup: error: task migrate failed: migrations/0001_plans.sql:1: relation "plans" already exists '
+        "(SQLSTATE 42P07)\n"
+        "startup:     1 | CREATE TABLE plans (\n"
+        "startup:       | ^\n"
+        "startup:   hint: if this database was made by another tool, or by hand, and has all that this file makes: "
+        "startup baseline 0001_plans takes the migrations up to it for applied, without running them\n"
+        "startup:   committed: nothing; nothing of this file\n"
+        "startup:   next: correct the file, or the data that it met, and start again\n"
+        'startup: error: task migrate failed: migrations/0001_plans.sql:1: relation "plans" already exists '
+        "(SQLSTATE 42P07); the app was stopped (exit code 70)",
+        70,
+        "Another tool, or a hand, has made what the migration makes.",
+        "`startup baseline 0001_plans`, once: [adopt.md](adopt.md).",
+        files=SQL,
+        stage=_made_before,
     ),
     Failure(
         "drift",
