@@ -81,8 +81,8 @@ class Migrate(Builtin):
             state = replace(state, interrupted=())  # what looks so may be running now
         apply.review(session, self.catalog, state, drift=self._drift, warn=warn)
 
-    def preview(self, session: Session) -> tuple[str, list[str]]:
-        """How many are pending, and their SQL."""
+    def preview(self, session: Session) -> tuple[bool, str, list[str]]:
+        """Is any pending, how many, and their SQL."""
         from startup.migrations import rollback, tables
 
         state, total = tables.pending(session, self.catalog), len(self.catalog.migrations)
@@ -96,8 +96,8 @@ class Migrate(Builtin):
         details += [f"{name}: the database has it, this image does not" for name in state.unknown]
         details += [f"{migration.id}: its content changed after it was applied" for migration in state.drifted]
         if state.pending:
-            return f"{len(state.pending)} of {total} migrations are pending", details
-        return f"nothing is pending ({total} migrations are applied)", details
+            return True, f"{len(state.pending)} of {total} migrations are pending", details
+        return not state.nothing_to_do, f"nothing is pending ({total} migrations are applied)", details
 
     @property
     def _drift(self) -> Drift:
