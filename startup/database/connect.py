@@ -5,14 +5,22 @@ from __future__ import annotations
 import importlib
 
 from startup import log
-from startup.database.session import Session
+from startup.database.session import Dialect, Session
 from startup.errors import SettingError
 from startup.settings.settings import Settings
 
 #: What an address may lead to. Each module has a ``connect``, and is imported where it is needed.
 _MODULES = {"postgresql": "startup.database.postgres.session", "sqlite": "startup.database.sqlite"}
+_DIALECTS = {"postgresql": "startup.database.postgres.dialect:POSTGRESQL", "sqlite": "startup.database.sqlite:SQLITE"}
 #: Where a session that can only be asked costs less.
 _LOOKS = {"postgresql": "startup.database.postgres.look"}
+
+
+def dialect(name: str) -> Dialect:
+    """The dialect of that name, for reading SQL without a session."""
+    module, _, attribute = _DIALECTS[name].partition(":")
+    found: Dialect = getattr(importlib.import_module(module), attribute)
+    return found
 
 
 def connect(

@@ -435,17 +435,20 @@ def check(migrations: Iterable[Migration], catalog: Catalog, dialect: Dialect) -
 
     Raises TaskFailed; each fault names file and line.
     """
-    from startup.database.statement import line_of
-
-    faults: list[str] = []
-    for migration in migrations:
-        faults += _named_by_mistake(migration, catalog)
-        if not migration.is_sql:
-            continue
-        for fault in catalog.script(migration, dialect).faults:
-            faults.append(f"{migration.path}:{line_of(migration.text, fault.offset)}: {fault.message}")
+    faults = [fault for migration in migrations for fault in faults_of(migration, catalog, dialect)]
     if faults:
         raise TaskFailed("\n".join([*faults, "nothing has been applied; correct the files and start again"]))
+
+
+def faults_of(migration: Migration, catalog: Catalog, dialect: Dialect) -> list[str]:
+    """The guards: what is wrong with one file, each with its place. TaskFailed if it is not UTF-8 or cannot be read."""
+    from startup.database.statement import line_of
+
+    faults = _named_by_mistake(migration, catalog)
+    if migration.is_sql:
+        for fault in catalog.script(migration, dialect).faults:
+            faults.append(f"{migration.path}:{line_of(migration.text, fault.offset)}: {fault.message}")
+    return faults
 
 
 def _named_by_mistake(migration: Migration, catalog: Catalog) -> list[str]:

@@ -72,6 +72,9 @@ class Settings:
     pooler: str = setting("", _pooler, "`session`: the pooler in between keeps one server session per client")
     migrations: list[str] = setting("migrations", words, "one directory or several")
     table_lock_timeout: float = setting("5", seconds, "how long a migration may wait for a table, before the next try")
+    lint: str = setting(
+        "off", choice("off", "warn", "fail"), "what squawk finds in pending migrations is named, or stops the run"
+    )
     drift: str = setting(
         "fail", choice("fail", "warn"), "of an applied migration that was edited; `warn`: names it only"
     )

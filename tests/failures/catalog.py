@@ -82,6 +82,12 @@ def _pooler(stage: Stage) -> None:
     stage.known["address"] = stage.pooler()
 
 
+def _dangerous(stage: Stage) -> None:
+    stage.need_squawk()
+    stage.ok("init")
+    stage.write("migrations/0002_name.sql", "ALTER TABLE plans RENAME COLUMN id TO plan_id;\n")
+
+
 def _edited(stage: Stage) -> None:
     stage.ok("init")
     stage.write("migrations/0001_plans.sql", "CREATE TABLE plans (id bigint PRIMARY KEY);\n")
@@ -491,6 +497,23 @@ FAILURES = (
         "Restore the file and write a new migration.",
         files=SQL,
         stage=_edited,
+    ),
+    Failure(
+        "lint",
+        TASKS,
+        "Exit code 70 under `STARTUP_LINT=fail`.",
+        "startup: error: task migrate failed: one finding in pending migrations, and STARTUP_LINT is 'fail': nothing has been applied\n"
+        "startup:   migrations/0002_name.sql:1: renaming-column: Renaming a column may break existing clients. Safe: a new column "
+        "beside it; the old one dropped once no running version of the app uses it any more\n"
+        "startup:   next: the safe way, or '-- squawk-ignore RULE' on a line before a statement that is meant so\n"
+        "startup: error: task migrate failed: one finding in pending migrations, and STARTUP_LINT is 'fail': nothing has been applied; "
+        "the app was stopped (exit code 70)",
+        70,
+        "squawk found a statement that locks out the app, or breaks the version that still runs.",
+        "Take the safe way ([lint.md](lint.md)), or say with `-- squawk-ignore renaming-column` above it that it is meant so.",
+        env={"STARTUP_LINT": "fail"},
+        files=SQL,
+        stage=_dangerous,
     ),
     Failure(
         "interrupted",
