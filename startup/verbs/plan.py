@@ -14,7 +14,7 @@ from startup.plan.planner import Plan, Planner
 from startup.plan.task import Task
 from startup.process.interrupts import Interrupts
 from startup.run.cluster import Cluster
-from startup.settings.settings import Settings
+from startup.settings.settings import DATABASE, Settings
 from startup.verbs import common
 
 
@@ -32,7 +32,7 @@ def plan(arguments: Arguments, interrupts: Interrupts) -> int:
     cluster, refused = Cluster(settings, interrupts, partial(connect, settings)), list[StartupError]()
     with closing(cluster):
         try:
-            if resolved.clustered:
+            if resolved.clustered or DATABASE in settings.wait_for:
                 cluster.open()
         except StartupError as error:
             refused.append(error)
@@ -47,6 +47,8 @@ def plan(arguments: Arguments, interrupts: Interrupts) -> int:
 
 
 def _lines(settings: Settings, resolved: Plan, cluster: Cluster, why: str) -> Iterator[str]:
+    if settings.wait_for:
+        yield f"0. waits for {', '.join(map(str, settings.wait_for))} (STARTUP_WAIT_FOR)"
     for number, task in enumerate(resolved.tasks, 1):
         outlook, details = _outlook(task, cluster, why)
         yield f"{number}. {task.name} ({task.how_often}; {task.source}): {outlook}"
