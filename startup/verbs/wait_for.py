@@ -49,8 +49,8 @@ def until_there(settings: Settings, state: State) -> None:
                 last = "; ".join(f"{one.name}: {one.answer.text}" for one in missing)
                 raise NotThere(f"not there within {limit:g} s (STARTUP_WAIT_TIMEOUT): {last}")
             if text := lines.due([(one.name, one.answer.state) for one in missing], waited):
-                log.say(text)
                 state.phase(text)
+                log.say(text)
             changed.wait(min(_QUIET, limit - waited) if limit else _QUIET)
             changed.clear()
     finally:
