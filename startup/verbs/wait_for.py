@@ -18,7 +18,7 @@ from startup.state import State
 _PAUSE = 0.5
 #: Seconds: what is there within the first is not worth a line; after that one may follow each second.
 _QUIET = 1.0
-#: Seconds for a thread to end when nobody waits any more: a file on a network that is gone may keep one.
+#: Seconds for a ping's thread to end when nobody waits any more: a file on a network that is gone may keep one.
 _ENDING = 1.0
 
 
@@ -56,7 +56,9 @@ def until_there(settings: Settings, state: State) -> None:
     finally:
         os.close(end)
         for one in wanted:
-            one.stop()
+            one.stopped = True
+        for one in wanted:
+            one.join()
         os.close(over)
     seconds = time.monotonic() - began
     log.say(f"there after {seconds:.2f} s: {names}", seconds=seconds)
@@ -70,6 +72,7 @@ class _Wanted:
         self.answer = Answer(False, "no answer yet")
         #: Why there is no use in waiting.
         self.error: BaseException | None = None
+        #: Nobody waits any more.
         self.stopped = False
         self._changed = changed
         self._thread: threading.Thread | None = None
@@ -79,9 +82,8 @@ class _Wanted:
         self._thread = threading.Thread(target=self._run, args=(over,), name=f"wait for {self.name}", daemon=True)
         self._thread.start()
 
-    def stop(self) -> None:
-        """Nobody waits any more."""
-        self.stopped = True
+    def join(self) -> None:
+        """Until it has ended, which it does at once when it is :attr:`stopped`."""
         if self._thread is not None and self._thread.ident is not None:
             self._thread.join(_ENDING)
 
@@ -123,12 +125,15 @@ class _Pinged(_Wanted):
 
 
 class _Database(_Wanted):
-    """The address in force, reached as for tasks. A try that is under way when nobody waits any more ends by itself."""
+    """The address in force, reached as for tasks."""
 
     def __init__(self, settings: Settings, changed: threading.Event) -> None:
         assert settings.address is not None
         super().__init__(f"the database at {settings.address.masked}", changed)
         self._settings = replace(settings, database_timeout=0.0, lock_timeout=0.0)  # STARTUP_WAIT_TIMEOUT is the limit
+
+    def join(self) -> None:
+        """The try that is under way ends by itself, as the last one; it is in C code, where nothing reaches it."""
 
     def ask(self, over: int) -> None:
         from startup.database.connect import connect
