@@ -15,7 +15,7 @@ from startup.plan.task import Task
 from startup.process.interrupts import Interrupts
 from startup.records import dataclass
 from startup.run.cluster import Cluster
-from startup.settings.settings import Settings
+from startup.settings.settings import DATABASE, Settings
 from startup.verbs import common
 
 #: What ``plan --check`` ends with when something is to do.
@@ -46,7 +46,7 @@ def plan(arguments: Arguments, interrupts: Interrupts) -> int:
     cluster, refused = Cluster(settings, interrupts, partial(connect, settings)), list[StartupError]()
     with closing(cluster):
         try:
-            if resolved.clustered:
+            if resolved.clustered or DATABASE in settings.wait_for:
                 cluster.open()
         except StartupError as error:
             refused.append(error)
@@ -63,6 +63,8 @@ def plan(arguments: Arguments, interrupts: Interrupts) -> int:
 
 
 def _lines(settings: Settings, resolved: Plan, outlooks: Sequence[Outlook]) -> Iterator[str]:
+    if settings.wait_for:
+        yield f"0. waits for {', '.join(map(str, settings.wait_for))} (STARTUP_WAIT_FOR)"
     for number, (task, outlook) in enumerate(zip(resolved.tasks, outlooks, strict=True), 1):
         yield f"{number}. {task.name} ({task.how_often}; {task.source}): {outlook.text}"
         yield from (f"   {line}" for line in outlook.details)

@@ -38,6 +38,8 @@ ROWS: list[tuple[str, str, Any]] = [
     ("STARTUP_PRE_START", "pre_start", []),
     ("STARTUP_PRE_STOP", "pre_stop", []),
     ("STARTUP_POST_STOP", "post_stop", []),
+    ("STARTUP_WAIT_FOR", "wait_for", []),
+    ("STARTUP_WAIT_TIMEOUT", "wait_timeout", 60),
     ("STARTUP_SKIP_TASKS", "skip", frozenset()),
     ("STARTUP_MODULE", "module", ""),
     ("STARTUP_HOOKS_DIR", "hooks_dir", "/etc/startup/hooks"),

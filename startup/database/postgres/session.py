@@ -116,14 +116,16 @@ def connect(
     lock_timeout: float = 0.0,
     again: float | None = None,
     report: log.Report = log.say,
+    failed: Callable[[str, str], None] | None = None,
     driver: Driver | None = None,
 ) -> PostgresSession:
     """Open the session; waits up to *timeout* seconds (0: for ever) for a server that is starting or failing over.
 
     *pooler* says that STARTUP_POOLER=session is set; *reads_only* that it does not matter who owns the tables;
     *lock_timeout* is STARTUP_LOCK_TIMEOUT, in seconds, and *again* what is left of it where this replaces a session
-    that was there before. Raises Unreachable when the server does not admit us or does
-    not answer in time, SettingError when a pooler is in between and that is not said, or not true.
+    that was there before; *failed* is told of each try that was in vain, and *report* not. Raises Unreachable when the
+    server does not admit us or does not answer in time, SettingError when a pooler is in between and that is not said,
+    or not true.
     """
     driver = driver or Driver(address)
     driver.require()
@@ -150,7 +152,7 @@ def connect(
     with roots.known() if "system" in roots_named else nullcontext(True) as found:
         if not found:
             raise SettingError(f"DATABASE_URL is '{address.masked}' with sslrootcert=system, and {roots.MISSING}")
-        return reach(attempt, lambda left: sqlstate(connect_arguments, left), address, timeout, report, last)
+        return reach(attempt, lambda left: sqlstate(connect_arguments, left), address, timeout, report, last, failed)
 
 
 def lock_key(name: str, kind: str = "startup-tasks") -> int:
