@@ -33,7 +33,7 @@ def parse(value: str) -> list[Ping | str]:
         try:
             found.setdefault(word, word if word == DATABASE else _ping(word, scheme))
         except ValueError as error:
-            wrong.append(f"'{_shown(word)}': {error}" if "@" in value else f"'{word}': {error}")
+            wrong.append(f"'{_shown(word, scheme)}': {error}" if "@" in value else f"'{word}': {error}")
     if wrong:
         raise PartlyRead("; ".join(wrong), list(found.values()))
     return list(found.values())
@@ -54,6 +54,9 @@ def _ping(word: str, scheme: str) -> Ping:
     return kinds.parse(word, {})
 
 
-def _shown(word: str) -> str:
-    """What can be shown of a word that cannot be read: there may be a password in it, or a part of one."""
-    return re.sub(r"^(rediss?://)?.*(@[^@]*)$|^(rediss?://).*$", rf"\1\3{MASK}\2", word, flags=re.IGNORECASE)
+def _shown(word: str, scheme: str) -> str:
+    """What can be shown of a word that cannot be read: a password may be in it, or it be a part of one."""
+    _, at, host = word.rpartition("@")
+    if scheme and not scheme.startswith("redis") and not at:
+        return word
+    return f"{scheme}{MASK}{at}{host}" if at else f"{scheme}{MASK}"

@@ -191,7 +191,8 @@ def test_an_error_is_told_and_is_no_answer(error: bytes) -> None:
 
 def test_a_pong_after_an_auth_that_failed_is_no_answer() -> None:
     with server(answering(b"-WRONGPASS no\r\n", b"+PONG\r\n")) as address:
-        assert not ask(f"redis://:x@{address}").ok
+        answer = ask(f"redis://:x@{address}")
+    assert not answer.ok and answer.text.startswith("the answer to AUTH is WRONGPASS no; ")
 
 
 @pytest.mark.parametrize(

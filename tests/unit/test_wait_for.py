@@ -100,6 +100,12 @@ def test_a_password_is_never_shown_whatever_is_wrong_with_its_address(value: str
     assert "cache" in log.redact(shown)
 
 
+def test_not_even_a_short_part_of_a_password_that_holds_a_space_is_shown() -> None:
+    told = faults("redis://:Kn1 g7 hts@cache")
+    assert "STARTUP_WAIT_FOR is 'redis://:***@cache'" in told
+    assert not [part for part in ("Kn1", "g7", "hts@") if part in told], told
+
+
 def test_the_password_of_a_ping_of_the_app_is_never_shown_either() -> None:
     settings = load({"STARTUP_PING": "redis://:Th3Str4nd@cache"})
     assert "Th3Str4nd" not in log.redact(
