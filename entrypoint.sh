@@ -22,9 +22,11 @@ main() {
 
 # ------------------------------------------------------------------------------------------------ the flow
 run_pre_start() {
-    has_tasks pre_start "${STARTUP_PRE_START:-none}" && [ -n "$has_tasks" ] || return 0
-    tell phase 'running the pre_start tasks'
-    run_module pre_start
+    has_tasks pre_start "${STARTUP_PRE_START:-none}"; mode=${STARTUP_ENV:-${APP_ENV:-prod}} file=${STARTUP_DOTENV:-.env}
+    case $mode,${STARTUP_DOTENV:-} in dev, | test, | *,?*) for file in "$file" "$file.$mode"; do # they may set it, too
+        [ ! -f "$file" ] || ! grep -qs STARTUP_WAIT_FOR "$file" || has_tasks=1; done ;; esac
+    [ "$has_tasks${STARTUP_WAIT_FOR:-none}" != none ] || return 0
+    tell phase 'running the pre_start tasks' && run_module pre_start
     [ -n "$stop_signals" ] || [ "$module_code" -eq 0 ] || fail "$module_code" 'the app was not started'
 }
 
@@ -126,12 +128,10 @@ find_python() {
         refuse "STARTUP_PYTHON is '${STARTUP_PYTHON:-}': '$python' is not there; set it to a Python 3.10 or newer"
 }
 
-# usage: has_tasks PHASE LIST; empty or not is $has_tasks. The module leaves a mark for what it alone knows (dotenv files).
-has_tasks() {
+has_tasks() { # usage: has_tasks PHASE LIST; sets $has_tasks. The module leaves a mark for what it alone knows (dotenv files).
     has_tasks=''
     for file in "$state/$1"* "${STARTUP_HOOKS_DIR:-/etc/startup/hooks}/$1.d"/*; do # one that is not there keeps its asterisk
-        case $2,$file in none,*'*') ;; *) has_tasks=1 ;; esac
-    done
+        case $2,$file in none,*'*') ;; *) has_tasks=1 ;; esac; done
 }
 
 # A background child of a shell has SIGINT and SIGQUIT ignored, and shells change the environment: GNU env mends both in

@@ -31,17 +31,27 @@ def _count(value: str) -> int:
 
 _JSON = {"--json": {"action": "store_true"}}
 _WAIT = {"--wait": {"action": "store_true", "help": "wait for it; 124 after STARTUP_PING_TIMEOUT"}}
+_BASELINE = {
+    "id": {"metavar": "ID", "help": "a migration's id, or its file's name"},
+    "--dry-run": {"action": "store_true", "help": "show what it would take, change nothing"},
+}
+_CHECK = {
+    "--check": {"action": "store_true", "help": "end with 1 when something is to do; always and local do not count"}
+}
 _COUNT = {"--count": {"type": _count, "default": 1, "metavar": "N"}}
+_SINCE = {"--since": {"metavar": "ID", "default": "", "help": "only those after this one, as one run"}}
 #: A verb: its module in verbs/ (and its function, where that has another name), what it does, its arguments.
 VERBS: Verbs = {
     "init": ("flow.init", "run the post_start list and exit (the default)", {}),
     "run": ("flow.init", "run these tasks now, under the same lock and ledger", {"name": {"nargs": "+"}}),
     "ping": ("ping", "does the app answer? 0 yes, 1 not yet", _WAIT),
-    "plan": ("plan", "what init would run, and why not the rest; changes nothing", {}),
+    "plan": ("plan", "what init would run, and why not the rest; changes nothing", _CHECK),
+    "lint": ("lint", "what is wrong or dangerous in the migration files; opens no database", _SINCE),
     "status": ("status", "migrations, ledger, and who holds the lock", _JSON),
     "health": ("health", "the phase in one line; 0 when ready, 1 when not", {}),
     "describe": ("describe", "tasks, hooks and settings as resolved", _JSON),
     "forget": ("forget", "take a task out of the ledger", {"name": {}}),
+    "baseline": ("baseline", "take all migrations up to ID for applied, without running them", _BASELINE),
     "rollback": ("rollback", "take back the newest migrations", _COUNT),
 }
 #: entrypoint.sh's own.

@@ -62,6 +62,12 @@ class PingTimeout(StartupError):
     code = 124
 
 
+class NotThere(StartupError):
+    """Something that STARTUP_WAIT_FOR names was not there in time."""
+
+    code = 124
+
+
 class Interrupted(SystemExit):
     """A signal, a time limit or the app's end stops what this process is doing; ``code`` is its exit code.
 

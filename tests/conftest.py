@@ -6,6 +6,7 @@
 ``server``         the :class:`Server` behind it: ``log()``, ``admin_url(database)``, ``new_database()``
 ``new_server``     starts one more server of the test's own, to be stopped, restarted or set up otherwise
 ``pooler``         ``pooler(mode, database)``: the address of a PgBouncer before the database; skips where there is none
+``redis``          ``redis(*options, port=None)``: a redis-server on loopback; its port. Skips where there is none
 ``wait_until``     ``wait_until(condition, timeout=30)``: instead of a sleep
 ``free_port``      a TCP port on loopback where nothing listens
 """
@@ -290,6 +291,33 @@ def pooler(server: Server) -> Iterator[Callable[..., str]]:
     yield start
     for process in running:
         process.terminate()
+        process.wait(10)
+
+
+@pytest.fixture
+def redis(tmp_path: Path) -> Iterator[Callable[..., int]]:
+    """``redis(*options, port=None)``: a Redis on loopback that accepts connections; its port."""
+    program = shutil.which("redis-server")
+    if program is None:
+        pytest.skip("redis-server is not installed")
+    running: list[subprocess.Popen[bytes]] = []
+
+    def start(*options: str, port: int | None = None) -> int:
+        port = port or pick_port()
+        words = ("--bind", "127.0.0.1", "--port", str(port), "--save", "", "--dir", str(tmp_path), *options)
+        running.append(subprocess.Popen([program, *words], stdout=subprocess.DEVNULL))
+
+        def accepts() -> bool:
+            assert running[-1].poll() is None, f"redis-server has ended: {words}"
+            with socket.socket() as probe:
+                return probe.connect_ex(("127.0.0.1", port)) == 0
+
+        wait_for(accepts)
+        return port
+
+    yield start
+    for process in running:
+        process.kill()
         process.wait(10)
 
 

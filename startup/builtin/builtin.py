@@ -50,6 +50,6 @@ class Builtin(ABC):
     def examine(self, session: Session, warn: Callable[[str], None]) -> None:  # noqa: B027  # nothing, for most
         """Raise what running it now would be refused with, for ``plan``; changes nothing."""
 
-    def preview(self, session: Session) -> tuple[str, list[str]]:
-        """Where it has no row: what running it would do now, for ``plan``, and lines of detail."""
+    def preview(self, session: Session) -> tuple[bool, str, list[str]]:
+        """Where it has no row: is anything to do, what running it would do now, for ``plan``, and lines of detail."""
         raise NotImplementedError

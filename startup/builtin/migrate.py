@@ -7,11 +7,13 @@ from collections.abc import Callable
 from startup import log
 from startup.builtin.builtin import Builtin
 from startup.database.session import Session
+from startup.errors import SettingError
 from startup.records import replace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from startup.migrations.apply import Drift
+    from startup.migrations.tables import State
 
 
 class Migrate(Builtin):
@@ -22,6 +24,7 @@ class Migrate(Builtin):
     policies = ()
     refusal = "migrate takes no policy, it applies what is pending"
     ledgered = False
+    _squawk = ""
 
     def prepare(self, asked_for: bool) -> str:
         """Read the directories."""
@@ -30,6 +33,8 @@ class Migrate(Builtin):
         given = self.settings.given("STARTUP_MIGRATIONS")
         self.catalog = files.load(self.settings.migrations, given=given)
         self.warnings = files.overlooked(self.catalog)
+        if self.settings.lint != "off":
+            self._squawk = self._find_squawk()
         return self.catalog.note or ""
 
     def is_done(self, session: Session, warn: Callable[[str], None]) -> bool:
@@ -57,8 +62,10 @@ class Migrate(Builtin):
 
     def run(self, session: Session, seconds_left: Callable[[], float] | None, warn: Callable[[str], None]) -> str:
         """Apply what is pending, each file with its mark in a transaction of its own."""
-        from startup.migrations import apply
+        from startup.migrations import apply, tables
 
+        if self._squawk:
+            self._lint(session, tables.pending(session, self.catalog), warn)
         count = apply.apply(
             session,
             self.catalog,
@@ -77,12 +84,14 @@ class Migrate(Builtin):
 
         state = tables.pending(session, self.catalog)
         apply.examine(session, self.catalog, state)
+        if self._squawk:
+            self._lint(session, state, warn)
         if state.interrupted and session.holder(migrations=True):
             state = replace(state, interrupted=())  # what looks so may be running now
         apply.review(session, self.catalog, state, drift=self._drift, warn=warn)
 
-    def preview(self, session: Session) -> tuple[str, list[str]]:
-        """How many are pending, and their SQL."""
+    def preview(self, session: Session) -> tuple[bool, str, list[str]]:
+        """Is any pending, how many, and their SQL."""
         from startup.migrations import rollback, tables
 
         state, total = tables.pending(session, self.catalog), len(self.catalog.migrations)
@@ -96,8 +105,32 @@ class Migrate(Builtin):
         details += [f"{name}: the database has it, this image does not" for name in state.unknown]
         details += [f"{migration.id}: its content changed after it was applied" for migration in state.drifted]
         if state.pending:
-            return f"{len(state.pending)} of {total} migrations are pending", details
-        return f"nothing is pending ({total} migrations are applied)", details
+            return True, f"{len(state.pending)} of {total} migrations are pending", details
+        return not state.nothing_to_do, f"nothing is pending ({total} migrations are applied)", details
+
+    def _find_squawk(self) -> str:
+        """Its path; '' for SQLite, and where nothing is ever applied. SettingError where it is not installed."""
+        address = self.settings.address
+        if self.settings.role == "follower" or address is None or address.dialect != "postgresql":
+            return ""
+        from startup.migrations import squawk
+
+        if program := squawk.program():
+            return program
+        raise SettingError(f"STARTUP_LINT is '{self.settings.lint}', but squawk is not installed: {squawk.HOW}")
+
+    def _lint(self, session: Session, state: State, warn: Callable[[str], None]) -> None:
+        """Name what is found in pending files, or raise TaskFailed with it. Where none is applied yet, all is new."""
+        if not (state.pending and state.applied):
+            return
+        from startup.migrations import files, lint
+
+        files.check(state.pending, self.catalog, session.dialect)
+        found = lint.pending(self.catalog, state.pending, session.dialect, self._squawk)
+        if self.settings.lint == "fail":
+            found.require_none()
+        for line in found.lines:
+            warn(line)
 
     @property
     def _drift(self) -> Drift:

@@ -238,6 +238,10 @@ class Session(Protocol):
         SettingError where it is in doubt which are meant, or where they belong to somebody else.
         """
 
+    def with_rows(self, *names: str) -> list[str]:
+        """Those of these tables of others', as an unqualified name finds them, that hold a row and may be read."""
+        return []
+
     def may_write(self, table: str) -> bool:
         """May this session SELECT, INSERT and UPDATE in a table that is there?"""
         return not self.read_only

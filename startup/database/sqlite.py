@@ -242,6 +242,10 @@ class SqliteSession(Session):
         columns = {name: self.execute("SELECT name FROM pragma_table_info(%s, 'main')", [name]) for name in names}
         return {name: {column for (column,) in rows} for name, rows in columns.items() if rows}
 
+    def with_rows(self, *names: str) -> list[str]:
+        """Those of these tables that are there, and hold a row. Asking makes no file."""
+        return [name for name in self.tables(*names) if self.execute(f"SELECT 1 FROM {self.qualify(name)} LIMIT 1")]
+
     # Work
 
     def execute(self, sql: str, parameters: Sequence[object] = ()) -> list[Row]:

@@ -8,6 +8,9 @@ read each other's.
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
+from startup import log
 from startup.database.session import Row, Session
 from startup.database.tables import Table, make
 from startup.errors import StartupError, TaskFailed
@@ -18,6 +21,10 @@ if TYPE_CHECKING:
     from typing import Any
 
 RUNNING, DONE, FAILED, STOPPED = "running", "done", "failed", "stopped"
+#: Of a backfill: some batches are done, and whoever goes on begins at the cursor.
+PARTIAL = "partial"
+#: Characters of a cursor in a line.
+SHOWN = 60
 
 
 @dataclass(frozen=True)
@@ -35,6 +42,17 @@ class Entry:
     finished_at: Any = None
     seconds: float | None = None
     error: str = ""
+    cursor: str = ""  # JSON: where a backfill's next batch begins
+    batches: int | None = None  # that are done
+    rate: float | None = None  # of them a second
+
+
+def progress(cursor: str, batches: int | None, rate: float | None) -> str:
+    """How far a backfill is, and how fast, for a person: its cursor without secrets, and not all of a long one."""
+    cursor = log.redact(cursor)
+    cursor = cursor if len(cursor) <= SHOWN else f"{cursor[:SHOWN]}..."
+    pace = f", {rate:.1f} a second" if rate else ""
+    return f"{batches or 0:,} batches, at {cursor}{pace}"
 
 
 @dataclass(frozen=True)
@@ -70,7 +88,7 @@ class Run:
         return f"at task {self.position} of {self.total}, {self.task}"
 
 
-_TYPES = {"str": "text", "int": "bigint", "float | None": "double precision", "Any": "{time}"}
+_TYPES = {"str": "text", "int": "bigint", "int | None": "bigint", "float | None": "double precision", "Any": "{time}"}
 
 
 def _table(name: str, row: type[Entry] | type[Run], key: str) -> Table:
@@ -103,17 +121,24 @@ class Ledger:
             self._columns = there if len(there) == 2 else {}
         return bool(self._columns)
 
-    def create(self) -> None:
-        """Make the tables, and the columns that an older image did not know. Only under the lock."""
+    def create(self, inside: bool = False) -> None:
+        """Make the tables, and the columns that an older image did not know. Only under the lock.
+
+        In a transaction of its own, or *inside* the one that is open.
+        """
         if self.exists() and all(table.stands_in(self._columns) for table in (LEDGER, RUN)):
             return
-        with self._session.transaction():
+        with nullcontext() if inside else self._session.transaction():
             make(self._session, LEDGER, RUN)
         self._columns = {}
 
     def entries(self) -> list[Entry]:
         """Every row of the namespace, in the order in which they were begun."""
         return [Entry(*row) for row in self._read(LEDGER, Entry, " ORDER BY started_at, task")]
+
+    def entry(self, task: str, key: str) -> Entry | None:
+        """The row of a task and key, where there is one."""
+        return next((entry for entry in self.entries() if (entry.task, entry.key) == (task, key)), None)
 
     def done(self) -> set[tuple[str, str]]:
         """Task and key of everything that has been done."""
@@ -169,12 +194,15 @@ class Ledger:
         )
 
     def mark(self, epoch: int, entry: Entry) -> None:
-        """Write a task's row: running, done or failed. In the task's own transaction where it has one.
+        """Write a task's row: running, partial, done or failed. In the task's own transaction where it has one.
 
-        What this run has done stays done: a time limit may strike just after the commit.
+        What this run has done stays done: a time limit may strike just after the commit. A cursor stands until it is
+        done, whatever happens meanwhile.
         """
         running = entry.state == RUNNING
-        names = ("namespace", "task", "key", "policy", "state", "node", "epoch", "release", "seconds", "error")
+        names = ["namespace", "task", "key", "policy", "state", "node", "epoch", "release", "seconds", "error"]
+        if entry.state in (PARTIAL, DONE):
+            names += ["cursor", "batches", "rate"]
         self._execute(
             self._session.dialect.upsert(
                 "{startup_ledger}",

@@ -12,7 +12,7 @@ from startup import log
 from startup.database.session import Dialect, Query, Session
 from startup.database.statement import AtStatement, Statement
 from startup.errors import EndedInside, StartupError, TaskFailed
-from startup.migrations import failure, files, indexes, lock, sqltext, tables, yoyos
+from startup.migrations import adoption, failure, files, indexes, lock, sqltext, tables, yoyos
 from startup.migrations.files import Catalog, Migration
 from startup.migrations.observer import Observer
 from startup.migrations.tables import Marks, Record, State
@@ -114,7 +114,7 @@ class Applier:
                 self._after_failure(unit, error)
                 committed = f"{unit.before}; nothing of this file"
                 if not self._may_pass_later(error):
-                    raise failure.told(error, unit.path, unit.text, committed, _CORRECT) from None
+                    raise _told(unit, error, committed, _CORRECT) from None
                 self._pause(unit, error, attempt, watch.blockers, "rolled back, and tried again")
 
     def _once(self, unit: Unit, record: Recorder) -> float:
@@ -235,7 +235,7 @@ class Applier:
                     self.marks.put(unit.migration, tables.DONE)
                 else:
                     self.marks.forget(unit.migration)
-            return failure.told(error, unit.path, unit.text, f"{unit.before}; nothing of this file", _CORRECT)
+            return _told(unit, error, f"{unit.before}; nothing of this file", _CORRECT)
         if progress.next is not None and unit.size == 1 and indexes.index_statement(progress.next):
             following = "next: put right what it says and start again: an INVALID index is dropped and built again"
         elif state == tables.OWED:
@@ -243,7 +243,7 @@ class Applier:
         else:
             following = _by_hand(unit.migration, unit.direction)
         committed = f"{unit.before}; of this file (-- transactional: false): {progress}"
-        return failure.told(error, unit.path, unit.text, committed, following)
+        return _told(unit, error, committed, following)
 
     # ---------------------------------------------------------------------- what goes wrong
 
@@ -267,7 +267,7 @@ class Applier:
         if left is not None and left <= seconds:
             following = f"next: start again when nobody is in the way{in_the_way}; the time for this task is up"
             committed = f"{unit.before}; nothing of this file"
-            raise failure.told(error, unit.path, unit.text, committed, following) from None
+            raise _told(unit, error, committed, following) from None
         reason = failure.reason(error, self.table_lock_timeout)
         with log.about(attempt=attempt):
             self.report(f"{unit.what}: {reason}{in_the_way}; {then} in {seconds:.1f} s")
@@ -275,6 +275,11 @@ class Applier:
 
 
 _CORRECT = "next: correct the file, or the data that it met, and start again"
+
+
+def _told(unit: Unit, error: BaseException, committed: str, following: str) -> StartupError:
+    adopt = unit.migration.id if unit.direction == "apply" and not unit.migration.is_post_apply else ""
+    return failure.told(error, unit.path, unit.text, committed, following, adopt)
 
 
 def _by_hand(migration: Migration, direction: str) -> str:
@@ -322,27 +327,29 @@ def review(session: Session, catalog: Catalog, state: State, *, drift: Drift, wa
 
     Raises TaskFailed for one that was interrupted, and for changed content where *drift* is ``fail``.
     """
+    if state.pending and not state.applied:
+        for text in adoption.hints(session):
+            warn(text)
     if state.unknown:
-        warn(
-            f"the database is ahead of this image, which does not have: {_names(state.unknown)}; nothing is taken back"
-        )
+        warn(f"the database is ahead of this image, which does not have: {names(state.unknown)}; nothing is taken back")
     if state.out_of_order:
         ids = [migration.id for migration in state.out_of_order]
-        warn(f"not applied yet, though later ones are: {_names(ids)}")
+        warn(f"not applied yet, though later ones are: {names(ids)}")
     for record in state.interrupted:
         if record.id not in catalog.by_id:
             warn(f"the migration {record.id}, which this image does not have, was interrupted on {record.node}")
         elif not mends_itself(record, catalog, session.dialect):
-            raise TaskFailed(_interrupted(record, catalog.by_id[record.id], catalog, session.dialect))
+            raise TaskFailed(interrupted(record, catalog.by_id[record.id], catalog, session.dialect))
     if state.drifted:
-        paths = _names([migration.path for migration in state.drifted])
+        paths = names([migration.path for migration in state.drifted])
         text = f"changed since they were applied: {paths}; a new migration would carry the change to this database"
         if drift == "fail":
             raise TaskFailed(f"{text}; restore the content, or set STARTUP_DRIFT=warn. Nothing has been applied")
         warn(text)
 
 
-def _interrupted(record: Record, migration: Migration, catalog: Catalog, dialect: Dialect) -> str:
+def interrupted(record: Record, migration: Migration, catalog: Catalog, dialect: Dialect) -> str:
+    """What is told of one that was interrupted, and what a person is to do."""
     direction = "rollback" if record.state == tables.ROLLBACK else "apply"
     what = "was interrupted" if direction == "apply" else "was interrupted while it was taken back"
     done = f"{record.statements_done} of its statements are known to have run, the next one may have"
@@ -355,7 +362,8 @@ def _interrupted(record: Record, migration: Migration, catalog: Catalog, dialect
     )
 
 
-def _names(ids: Sequence[str], most: int = 10) -> str:
+def names(ids: Sequence[str], most: int = 10) -> str:
+    """The first of them, and how many there are more."""
     return ", ".join(ids[:most]) + (f" and {len(ids) - most} more" if len(ids) > most else "")
 
 

@@ -17,6 +17,11 @@ _HINTS = {
 }
 
 
+#: duplicate_table (an index, a view, a sequence too), duplicate_column, duplicate_object, duplicate_schema,
+#: duplicate_function: what a file makes is there.
+_THERE = ("42P07", "42701", "42710", "42P06", "42723")
+_THERE_ON_SQLITE = re.compile(r"already exists|duplicate column name|there is already", re.IGNORECASE)
+
 _SET_TRANSACTION = re.compile(r"set\s+transaction\b", re.IGNORECASE)
 _ISOLATION = (
     "the transaction has begun before: for another isolation level write '-- transactional: false' on the first line, "
@@ -61,8 +66,11 @@ def session_is_gone(connection: Any) -> bool:
     return bool(getattr(connection, "closed", False))
 
 
-def told(error: BaseException, path: str, text: str, committed: str, following: str) -> StartupError:
-    """The StartupError for *error*, which the file at *path* with the content *text* met."""
+def told(error: BaseException, path: str, text: str, committed: str, following: str, adopt: str = "") -> StartupError:
+    """The StartupError for *error*, which the file at *path* with the content *text* met.
+
+    *adopt*: up to which migration a baseline would be the way, where it is only that everything is there already.
+    """
     if isinstance(error, StartupError):
         return error
     cause = driver_error(error)
@@ -73,7 +81,13 @@ def told(error: BaseException, path: str, text: str, committed: str, following: 
         hint = _ISOLATION if _SET_TRANSACTION.match(text, offset) else None
     else:
         where, shown, hint = yoyos.python_line(path, cause), [], None
-    return TaskFailed("\n".join([f"{where}: {_message(cause)}", *shown, *_more(cause, hint), committed, following]))
+    more = _more(cause, hint)
+    if adopt and (sqlstate(cause) in _THERE or _THERE_ON_SQLITE.search(_sqlite(cause))):
+        more.append(
+            "hint: if this database was made by another tool, or by hand, and has all that this file makes: startup "
+            f"baseline {adopt} takes the migrations up to it for applied, without running them"
+        )
+    return TaskFailed("\n".join([f"{where}: {_message(cause)}", *shown, *more, committed, following]))
 
 
 def lost(migration: Migration, error: BaseException) -> LockLost:

@@ -39,6 +39,11 @@ class Migration:
         return self.path.endswith(".sql")
 
     @property
+    def is_post_apply(self) -> bool:
+        """Does it run after the migrations, and is none?"""
+        return self.id.startswith("post-apply")
+
+    @property
     def rollback_path(self) -> str:
         """Where yoyo looks for the SQL that takes this file back (for SQL files alone)."""
         return os.path.splitext(self.path)[0] + ".rollback.sql"
@@ -133,8 +138,8 @@ def load(directories: Sequence[str], *, given: bool) -> Catalog:
                 continue
             seen.add(real)
             for path in paths:
-                name = os.path.splitext(os.path.basename(path))[0]
-                (post_apply if name.startswith("post-apply") else migrations).append(Migration(name, path, directory))
+                one = Migration(os.path.splitext(os.path.basename(path))[0], path, directory)
+                (post_apply if one.is_post_apply else migrations).append(one)
     if faults and given:
         raise SettingError(*faults)
     _refuse_duplicates(migrations)
@@ -430,17 +435,20 @@ def check(migrations: Iterable[Migration], catalog: Catalog, dialect: Dialect) -
 
     Raises TaskFailed; each fault names file and line.
     """
-    from startup.database.statement import line_of
-
-    faults: list[str] = []
-    for migration in migrations:
-        faults += _named_by_mistake(migration, catalog)
-        if not migration.is_sql:
-            continue
-        for fault in catalog.script(migration, dialect).faults:
-            faults.append(f"{migration.path}:{line_of(migration.text, fault.offset)}: {fault.message}")
+    faults = [fault for migration in migrations for fault in faults_of(migration, catalog, dialect)]
     if faults:
         raise TaskFailed("\n".join([*faults, "nothing has been applied; correct the files and start again"]))
+
+
+def faults_of(migration: Migration, catalog: Catalog, dialect: Dialect) -> list[str]:
+    """The guards: what is wrong with one file, each with its place. TaskFailed if it is not UTF-8 or cannot be read."""
+    from startup.database.statement import line_of
+
+    faults = _named_by_mistake(migration, catalog)
+    if migration.is_sql:
+        for fault in catalog.script(migration, dialect).faults:
+            faults.append(f"{migration.path}:{line_of(migration.text, fault.offset)}: {fault.message}")
+    return faults
 
 
 def _named_by_mistake(migration: Migration, catalog: Catalog) -> list[str]:

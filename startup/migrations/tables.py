@@ -229,13 +229,16 @@ class Marks:
 
     def applied(self, migration: Migration, statements: int, seconds: float, owed: Iterable[Migration]) -> list[Query]:
         """yoyo's mark and our row; the post-apply files are *owed* now."""
-        mark = f"INSERT INTO {self.yoyos} (migration_hash, migration_id, applied_at_utc) VALUES (%s, %s, %s)"
         return [
-            (mark, (_hash(migration), migration.id, now())),
+            self._mark(migration),
             self._log(migration, "apply"),
             self._row(migration, DONE, statements, seconds),
             *(self._row(hook, OWED) for hook in owed),
         ]
+
+    def taken(self, migration: Migration) -> list[Query]:
+        """The same for one that was not run, as ``yoyo mark`` has it."""
+        return [self._mark(migration), self._log(migration, "mark"), self._row(migration, DONE)]
 
     def ran(self, migration: Migration) -> list[Query]:
         """A post-apply file: in yoyo's log, and not due any more."""
@@ -250,8 +253,12 @@ class Marks:
         """Our row, new or changed."""
         self.session.execute(*self._row(migration, state, statements, seconds))
 
+    def _mark(self, migration: Migration) -> Query:
+        mark = f"INSERT INTO {self.yoyos} (migration_hash, migration_id, applied_at_utc) VALUES (%s, %s, %s)"
+        return mark, (_hash(migration), migration.id, now())
+
     def _log(self, migration: Migration, operation: str) -> Query:
-        """yoyo's own log: *operation* is ``apply`` or ``rollback``."""
+        """yoyo's own log: *operation* is ``apply``, ``rollback`` or ``mark``."""
         row = log_row(self.node, operation, migration, self._user)
         places = ", ".join(["%s"] * len(row))
         table = self.session.qualify(YOYOS_LOG)

@@ -107,6 +107,15 @@ class App:
                 self._poll.unregister(descriptor)
 
 
+class Until(App):
+    """In the place of an app: a pipe, whose other end is closed when nobody wants to know any more."""
+
+    def __init__(self, pipe: int) -> None:
+        super().__init__(None)
+        self._pidfd = os.dup(pipe)
+        self._poll.register(self._pidfd, select.POLLIN)
+
+
 class Attempt:
     """The time that one try has: *limit* seconds from now, and no longer than the app lives."""
 

@@ -132,7 +132,7 @@ class Tcp(Ping):
 
     @classmethod
     def parse(cls, scheme: str, rest: str, environ: Mapping[str, str]) -> Ping:
-        authority, host, port, target = _read_address(rest, scheme + cls.form, "")
+        authority, host, port, target = read_address(rest, scheme + cls.form, "")
         if target not in ("", "/"):
             raise ValueError(f"it should be {scheme}{cls.form}, without a path")
         return cls(scheme + authority, host, port)
@@ -162,39 +162,22 @@ class Tcp(Ping):
         return Answer(True, "connection accepted")
 
 
-class Http(Tcp):
-    """``http://`` and ``https://``: any status below 500. Redirects are not followed, proxies not used.
+class Request(Tcp):
+    """Something is asked over the connection, encrypted or not. Certificates are not checked on loopback."""
 
-    The body is not needed: a server that never ends it has answered with its status line. A user and password in the
-    URL are left out, since 401 is an answer.
-    """
-
-    form = "HOST:PORT/PATH"
-
-    def __init__(self, name: str, host: str, port: int, target: str, tls: bool) -> None:
+    def __init__(self, name: str, host: str, port: int, tls: bool) -> None:
         super().__init__(name, host, port)
         self.tls = tls
-        shown = f"[{host}]" if ":" in host else host
-        if port != (443 if tls else 80):
-            shown += f":{port}"
-        lines = (f"GET {target} HTTP/1.1", f"Host: {shown}", "User-Agent: startup-ping", "Accept: */*")
-        self._request = "\r\n".join((*lines, "Connection: close", "", "")).encode("ascii")
         self._contexts: dict[bool, ssl.SSLContext] = {}
 
-    @classmethod
-    def parse(cls, scheme: str, rest: str, environ: Mapping[str, str]) -> Ping:
-        tls = scheme == "https://"
-        authority, host, port, target = _read_address(rest, scheme + cls.form, "443" if tls else "80")
-        if not target.startswith("/"):
-            target = "/" + target
-        # RFC 3986, 2.1: what may not stand in a request line as it is, above all spaces and line ends, is encoded.
-        encoded = "".join(chr(b) if 32 < b < 127 else f"%{b:02X}" for b in target.encode("utf-8", "surrogateescape"))
-        return cls(scheme + authority + target, host, port, encoded, tls)
+    def ask(self, connection: _socket.socket, empty: type[OSError], attempt: Attempt) -> Answer:
+        """Ask on a *connection* that is open; it raises *empty* where there is nothing to read yet."""
+        raise NotImplementedError
 
     def answer(self, attempt: Attempt) -> Answer:
         plain = self.connect(attempt)
         try:
-            return self._ask_encrypted(plain, attempt) if self.tls else self._ask(plain, BlockingIOError, attempt)
+            return self._ask_encrypted(plain, attempt) if self.tls else self.ask(plain, BlockingIOError, attempt)
         finally:
             plain.close()
 
@@ -206,7 +189,7 @@ class Http(Tcp):
         try:
             with self._encrypt(plain) as connection:
                 _shake_hands(connection, attempt)
-                return self._ask(connection, ssl.SSLWantReadError, attempt)
+                return self.ask(connection, ssl.SSLWantReadError, attempt)
         except ssl.SSLCertVerificationError as error:
             why = "" if any(ssl.get_default_verify_paths()[:2]) or roots.find()[1] else f"; {roots.MISSING}"
             return Answer(False, f"its certificate is not valid: {error.verify_message}{why}")
@@ -232,9 +215,37 @@ class Http(Tcp):
         outer.setblocking(False)
         return self._contexts[local].wrap_socket(outer, server_hostname=self.host, do_handshake_on_connect=False)
 
-    def _ask(self, connection: _socket.socket, empty: type[OSError], attempt: Attempt) -> Answer:
+
+class Http(Request):
+    """``http://`` and ``https://``: any status below 500. Redirects are not followed, proxies not used.
+
+    The body is not needed: a server that never ends it has answered with its status line. A user and password in the
+    URL are left out, since 401 is an answer.
+    """
+
+    form = "HOST:PORT/PATH"
+
+    def __init__(self, name: str, host: str, port: int, target: str, tls: bool) -> None:
+        super().__init__(name, host, port, tls)
+        shown = f"[{host}]" if ":" in host else host
+        if port != (443 if tls else 80):
+            shown += f":{port}"
+        lines = (f"GET {target} HTTP/1.1", f"Host: {shown}", "User-Agent: startup-ping", "Accept: */*")
+        self._request = "\r\n".join((*lines, "Connection: close", "", "")).encode("ascii")
+
+    @classmethod
+    def parse(cls, scheme: str, rest: str, environ: Mapping[str, str]) -> Ping:
+        tls = scheme == "https://"
+        authority, host, port, target = read_address(rest, scheme + cls.form, "443" if tls else "80")
+        if not target.startswith("/"):
+            target = "/" + target
+        # RFC 3986, 2.1: what may not stand in a request line as it is, above all spaces and line ends, is encoded.
+        encoded = "".join(chr(b) if 32 < b < 127 else f"%{b:02X}" for b in target.encode("utf-8", "surrogateescape"))
+        return cls(scheme + authority + target, host, port, encoded, tls)
+
+    def ask(self, connection: _socket.socket, empty: type[OSError], attempt: Attempt) -> Answer:
         connection.sendall(self._request)  # a fresh connection's buffer holds it whole
-        pieces = _received(connection, empty, attempt)
+        pieces = received(connection, empty, attempt)
         line = _status_line(pieces)
         if not line:
             return Answer(False, "the connection was closed without an answer")
@@ -245,6 +256,18 @@ class Http(Tcp):
         if code >= 500:
             return Answer(False, f"status {code}")
         return Answer(True, f"status {code}" + (", an answer but not a success" if code >= 400 else ""))
+
+
+class Redis(Ping):
+    """``redis://`` and ``rediss://``: PING is answered, in :mod:`startup.ping.redis`."""
+
+    form = "HOST:PORT"
+
+    @classmethod
+    def parse(cls, scheme: str, rest: str, environ: Mapping[str, str]) -> Ping:
+        from startup.ping import redis
+
+        return redis.Redis.parse(scheme, rest, environ)
 
 
 class Command(Ping):
@@ -383,6 +406,8 @@ KINDS: dict[str, type[Ping]] = {
     "tcp://": Tcp,
     "unix://": Unix,
     "file://": File,
+    "redis://": Redis,
+    "rediss://": Redis,
     "cmd:": Command,
     "none": Nothing,
     "auto": Auto,
@@ -403,7 +428,7 @@ def parse(value: str, environ: Mapping[str, str]) -> Ping:
     raise ValueError(f"a ping is one of {', '.join(others)} or {last}")
 
 
-def _read_address(rest: str, form: str, default_port: str) -> tuple[str, str, int, str]:
+def read_address(rest: str, form: str, default_port: str) -> tuple[str, str, int, str]:
     """HOST:PORT as it stands there, the host, the port, and the path with its query; ValueError with *form* in it."""
     end = min((rest.find(mark) for mark in "/?#" if mark in rest), default=len(rest))
     authority, target = rest[:end].rpartition("@")[2], rest[end:].partition("#")[0]
@@ -523,7 +548,7 @@ def _shake_hands(connection: ssl.SSLSocket, attempt: Attempt) -> None:
             attempt.wait(connection.fileno(), select.POLLOUT)
 
 
-def _received(connection: _socket.socket, empty: type[OSError], attempt: Attempt) -> Iterator[bytes]:
+def received(connection: _socket.socket, empty: type[OSError], attempt: Attempt) -> Iterator[bytes]:
     """What arrives, piece by piece, until the other side closes. *empty* is raised when nothing has arrived yet."""
     while True:
         try:
@@ -560,7 +585,7 @@ def _drain(connection: _socket.socket, empty: type[OSError], attempt: Attempt) -
     rest = Attempt(attempt.app, min(_REST_SECONDS, attempt.left()))
     size = 0
     try:
-        for piece in _received(connection, empty, rest):
+        for piece in received(connection, empty, rest):
             size += len(piece)
             if size > _REST_LIMIT or not rest.left():
                 return

@@ -192,6 +192,12 @@ class Planner:
         """What is wrong whether or not there is anything to do for the task."""
         if task.builtin and item.policy and item.policy not in task.builtin.policies:
             self.faults.append(f"{self._variable} has {task.name}@{item.policy}: {task.builtin.refusal}")
+        if task.batched and (task.policy == "local" or not task.transaction):
+            why = "transaction=False" if not task.transaction else f"the policy local ({self._variable})"
+            self.faults.append(
+                f"task {task.name} yields, so each of its batches commits with a cursor in the ledger: it cannot have "
+                f"{why}; right would be without, or a function that does not yield"
+            )
         if task.policy == "release" and not self.settings.release:
             self.faults.append(
                 f"task {task.name} has the policy release, but STARTUP_RELEASE is not set: "

@@ -26,17 +26,27 @@ class Context:
     """What a task may know and use.
 
     ``connection`` is the session that holds the lock: a psycopg 3 connection, or one of sqlite3. What a task writes
-    there and its ledger row commit in one transaction, which the task itself must not end.
+    there and its ledger row commit in one transaction, which the task itself must not end. ``cursor`` is what a
+    backfill yielded last, None at its beginning.
     """
 
     def __init__(
-        self, *, task: str, phase: str, node: str, release: str, environ: dict[str, str], connection: Any = None
+        self,
+        *,
+        task: str,
+        phase: str,
+        node: str,
+        release: str,
+        environ: dict[str, str],
+        connection: Any = None,
+        cursor: Any = None,
     ) -> None:
         self.task = task
         self.phase = phase
         self.node = node
         self.release = release
         self.environ = environ
+        self.cursor = cursor
         self._connection = connection
 
     @property
@@ -85,8 +95,10 @@ def task(  # noqa: F811
 
     *timeout* is in seconds (default: STARTUP_TIMEOUT; 0: no limit). *files* are what the policy ``change`` watches
     beside the function's own source. ``transaction=False`` gives an autocommit connection: what the task does then
-    happens at least once, not exactly once. ValueError for a policy that is not known, a name that is taken, a timeout
-    that is no number of seconds, or a function that cannot be called with a Context.
+    happens at least once, not exactly once. A generator is a backfill in batches: each ``yield CURSOR`` commits what
+    it wrote since the last one, and a node that takes over goes on at ``context.cursor``. ValueError for a policy
+    that is not known, a name that is taken, a timeout that is no number of seconds, or a function that cannot be
+    called with a Context.
     """
 
     def register(function: Function) -> Function:
@@ -116,8 +128,6 @@ def not_callable(function: Function) -> str:
 
     if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
         return "it is an async function, which would not be awaited: use def, and asyncio.run() in it"
-    if inspect.isgeneratorfunction(function):
-        return "it is a generator, which would not be run: it must not yield"
     try:
         inspect.signature(function).bind(None)
     except TypeError as error:
@@ -168,6 +178,13 @@ class Task:
     def transactional(self) -> bool:
         """Does it commit together with its ledger row, and so happen exactly once? No command can."""
         return self.transaction and not self.argv
+
+    @property
+    def batched(self) -> bool:
+        """Is it a backfill, of which each batch commits with its cursor?"""
+        import inspect
+
+        return self.function is not None and inspect.isgeneratorfunction(self.function)
 
     @property
     def how_often(self) -> str:

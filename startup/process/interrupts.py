@@ -100,6 +100,7 @@ class Interrupts:
             finally:
                 signal.setitimer(signal.ITIMER_REAL, 0)  # where the alarm may still strike
         finally:
+            self._late = False
             if hard:
                 hard.cancel()
 
@@ -116,9 +117,11 @@ class Interrupts:
             raise
 
     def heed(self) -> None:
-        """At a task's end: a signal that came meanwhile, and that it has swallowed, is raised again."""
+        """At a task's end, or a batch's: a signal or time limit that it has swallowed is raised again."""
         if self._raised is not None:
             raise self._raised
+        if self._late:
+            raise TimedOut(TASK_FAILED)
 
     def _give_up(self, seconds: float, what: str) -> None:
         log.fail(f"{what} was not done within {seconds:.3g} s, its time limit, and did not end when it was told to")

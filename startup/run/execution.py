@@ -6,6 +6,7 @@ import contextlib
 import sys
 import time
 from collections.abc import Callable, Iterator
+from types import GeneratorType
 
 from startup import log
 from startup.database.session import Session
@@ -22,6 +23,8 @@ LOST = (
     "the lock was lost while task {} ran, so that was stopped: its database session ended, and another node may have "
     "taken over; a restart goes on where the ledger stands"
 )
+
+_MUST_YIELD = "a backfill is a function that has the yield in itself; a coroutine wants asyncio.run()"
 
 
 class Execution:
@@ -78,7 +81,6 @@ class Execution:
             return told
         if task.function is not None:
             self._call(task, session)
-            self._interrupts.heed()
         elif session is None:
             self._command(task).wait()
         else:
@@ -89,17 +91,40 @@ class Execution:
 
     def _call(self, task: Task, session: Session | None) -> None:
         assert task.function is not None
-        context = Context(
+        with self.as_a_task():
+            left = task.function(self._context(task, session))
+        if hasattr(left, "send"):
+            raise TaskFailed(f"it returned a {type(left).__name__}, which nobody runs: {_MUST_YIELD}")
+
+    def generator(self, task: Task, session: Session, cursor: object) -> GeneratorType[object, None, object]:
+        """A generator task's generator, which has not begun; :meth:`as_a_task` goes around each of its steps."""
+        assert task.function is not None
+        found = task.function(self._context(task, session, cursor))
+        assert isinstance(found, GeneratorType)
+        return found
+
+    def settle(self) -> None:
+        """Returns when no statement will be cancelled any more for what has come."""
+        self._interrupts.settle()
+
+    @contextlib.contextmanager
+    def as_a_task(self) -> Iterator[None]:
+        """Around a task's own code: it sees the app's modules, and what it swallows of signals is raised again."""
+        modules.see_the_apps_modules(self._settings.environ)
+        with proof.alone(), contextlib.redirect_stdout(sys.stderr):  # stdout is the app's, or a verb's
+            yield
+        self._interrupts.heed()
+
+    def _context(self, task: Task, session: Session | None, cursor: object = None) -> Context:
+        return Context(
             task=task.name,
             phase=self._phase,
             node=self._settings.node,
             release=self._settings.release,
             environ=self._settings.task_environ(task.name, self._phase),
             connection=session.connection if session is not None else None,
+            cursor=cursor,
         )
-        modules.see_the_apps_modules(self._settings.environ)
-        with proof.alone(), contextlib.redirect_stdout(sys.stderr):  # stdout is the app's, or a verb's
-            task.function(context)
 
     def _command(self, task: Task, lock_fd: int | None = None) -> Command:
         environ = self._settings.task_environ(task.name, self._phase)

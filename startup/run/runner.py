@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Iterator, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 
 from startup import log
 from startup.database.session import Session
@@ -210,6 +210,12 @@ class Runner:
 
         if not task.ledgered:
             return self._execution.run(task, started, session)
+        if task.batched:
+            from startup.run.backfill import Backfill
+
+            return Backfill(self._execution, session, ledger, entry, partial(self._say_going_on, task)).run(
+                task, started
+            )
         if task.transactional:
             with session.transaction(mark_done):
                 return self._execution.run(task, started, session)
@@ -226,6 +232,10 @@ class Runner:
         log.say(text)
         self.state.phase(text)
         self._journal.wait(self._cluster.session, self._cluster.away)
+
+    def _say_going_on(self, task: Task, text: str) -> None:
+        log.say(f"{self._place(task)} {text}")
+        self.state.phase(f"running {self._place(task)} which {text}")
 
     def _announce(self, task: Task) -> float:
         log.say(f"{self._place(task)} starts")

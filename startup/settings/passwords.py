@@ -1,4 +1,4 @@
-"""The passwords that libpq finds outside of an address: hidden from the log, used by libpq alone."""
+"""The passwords that stand outside of a database's address: in what libpq reads, and in pings. Hidden from the log."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 
+from startup import log
 from startup.settings.address import SECRET, Address
 
 
@@ -25,6 +26,17 @@ def of_libpq(address: Address, environ: Mapping[str, str]) -> Iterator[str]:
         name, _, value = line.partition("=")
         if name.strip() in SECRET:
             yield value.strip()
+
+
+def hide_in_pings(value: str) -> None:
+    """The passwords of ``redis://`` addresses, also of such that cannot be read: those with a space or a slash."""
+    if "@" not in value:
+        return
+    for user, colon, rest in re.findall(r"(?is)rediss?://([^:@]*)(:?)((?:(?!\s\w+://).)*)@", value):
+        secret = rest if colon else user + rest
+        log.hide(secret, user if colon else "")
+        for word in secret.split() if " " in secret else ():
+            log.hide(word)
 
 
 def _lines(path: str) -> list[str]:

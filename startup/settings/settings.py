@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
     T = TypeVar("T")
 DEV_DATABASE = "sqlite:///startup.db"
+#: In STARTUP_WAIT_FOR: the one whose address is in force.
+DATABASE = "database"
 
 
 def setting(
@@ -37,6 +39,14 @@ def setting(
 
 def _ping(value: str) -> Ping:
     return parse_ping(value, {})
+
+
+def _wait_for(value: str) -> list[Ping | str]:
+    if value in ("", "none"):
+        return []
+    from startup.settings import wait_for
+
+    return wait_for.parse(value)
 
 
 def _pooler(value: str) -> str:
@@ -54,6 +64,10 @@ class Settings:
     pre_start: list[Item] = setting("", items, "the tasks before the app is started", reader=SHELL)
     pre_stop: list[Item] = setting("", items, "the tasks before a stop signal reaches the app")
     post_stop: list[Item] = setting("", items, "the tasks when the app has ended after a stop signal")
+    wait_for: list[Ping | str] = setting(
+        "", _wait_for, "what must be there before anything begins: pings, separated by spaces, and the word `database`"
+    )
+    wait_timeout: float = setting("60", seconds, "how long it may take until all of that is there")
     skip: frozenset[str] = setting("", names, "names left out, whatever list they are on", name="STARTUP_SKIP_TASKS")
     module: str = setting("", text, "a Python module with `@task` functions")
     hooks_dir: str = setting("/etc/startup/hooks", text, "it has a directory for each phase, `PHASE.d`", reader=SHELL)
@@ -72,6 +86,9 @@ class Settings:
     pooler: str = setting("", _pooler, "`session`: the pooler in between keeps one server session per client")
     migrations: list[str] = setting("migrations", words, "one directory or several")
     table_lock_timeout: float = setting("5", seconds, "how long a migration may wait for a table, before the next try")
+    lint: str = setting(
+        "off", choice("off", "warn", "fail"), "what squawk finds in pending migrations is named, or stops the run"
+    )
     drift: str = setting(
         "fail", choice("fail", "warn"), "of an applied migration that was edited; `warn`: names it only"
     )
@@ -163,8 +180,11 @@ def load(environ: Mapping[str, str]) -> Settings:
         if attribute in values:
             continue
         parse = (lambda value: parse_ping(value, for_ping)) if attribute == "ping" else entry.parse
+        passwords.hide_in_pings(reader.environ.get(name, "") if attribute in ("ping", "wait_for") else "")
         default = "migrate insert_users" if attribute == "tasks" and env in DEVELOPMENT else None
         values[attribute] = reader.get(name, parse, default)
+    if DATABASE in values["wait_for"]:
+        reader.faults += _faults_of_database(reader, url)
     definitions = reader.read_definitions()
     reader.warn_of_unknown(NAMES)
     return Settings(
@@ -213,6 +233,13 @@ def _parse_address(reader: Reader, name: str, source: str, url: str, faults: lis
             log.hide(password, *public)
     reader.values[name] = address.masked
     return address
+
+
+def _faults_of_database(reader: Reader, url: str) -> list[str]:
+    """What keeps the word ``database`` of STARTUP_WAIT_FOR from having a meaning."""
+    if url or reader.address_faults or any("DATABASE_URL" in fault for fault in reader.faults):
+        return reader.address_faults
+    return ["STARTUP_WAIT_FOR names the database, but no address is set: set DATABASE_URL, or take the word out"]
 
 
 def require(settings: Settings, database: bool = False) -> None:

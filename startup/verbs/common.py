@@ -52,13 +52,20 @@ def meant(word: str, verbs: Sequence[str]) -> str:
 
 
 @contextmanager
-def locked(loaded: Settings, interrupts: Interrupts) -> Iterator[Session]:
-    """A session that holds the lock, and that a signal ends. One try: a person is waiting, and can see who has it."""
+def locked(loaded: Settings, interrupts: Interrupts, patience: float = 0.0) -> Iterator[Session]:
+    """A session that holds the lock, and that a signal ends. One try: a person is waiting, and can see who has it.
+
+    With *patience*, in seconds, it waits so long. Raises LockUnavailable, and Unreachable where nothing can be written.
+    """
     from startup.database.connect import connect
     from startup.errors import LockUnavailable, Unreachable
+    from startup.patience import Announcer, Stopwatch, poll
 
+    announcer, waited = Announcer(log.say), Stopwatch(running=True)
     with closing(connect(loaded)) as session:
-        if not session.try_lock():
+        for _ in poll():
+            if session.try_lock():
+                break
             if why := session.read_only:
                 raise Unreachable(
                     f"nothing can be written: {why}; right would be STARTUP_DATABASE_URL with the primary's address"
@@ -66,7 +73,11 @@ def locked(loaded: Settings, interrupts: Interrupts) -> Iterator[Session]:
             whom = "another node holds it"
             if holder := session.holder():
                 whom = f"{holder.node or 'another program'} holds it ({holder.detail})"
-            raise LockUnavailable(f"the lock is not free: {whom}; try again when it is done")
+            if not patience:
+                raise LockUnavailable(f"the lock is not free: {whom}; try again when it is done")
+            if waited.over(patience):
+                raise LockUnavailable(f"the lock was not free within {patience:g} s (STARTUP_LOCK_TIMEOUT): {whom}")
+            announcer.say(whom, f"waiting for the lock: {whom}")
         interrupts.cancel = session.cancel
         try:
             yield session

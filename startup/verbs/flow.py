@@ -26,7 +26,9 @@ def init(arguments: Arguments, interrupts: Interrupts) -> int:
     settings = common.load(warn=True)
     log.always(phase="post_start")
     plan = resolve(settings, "post_start", arguments.name or None)
-    _runner(settings, plan, State(""), interrupts).run()
+    runner = _runner(settings, plan, State(""), interrupts)
+    _wait_for_others(settings, State(""))
+    runner.run()
     if not plan.tasks:
         log.say("nothing to run: the list of tasks is empty")
     return 0
@@ -88,6 +90,8 @@ def _start_phase(name: str, app: int, settings: Settings, state: State, interrup
         if code := _wait_for_the_app(app, settings, state, runner):
             return code
         interrupts.watch_app(app)
+    if name == "pre_start":
+        _wait_for_others(settings, state)
     try:
         runner.run()
     except AppEnded:
@@ -107,6 +111,14 @@ def _runner(settings: Settings, plan: Plan, state: State, interrupts: Interrupts
     from startup.run.runner import Runner
 
     return Runner(settings, plan, state, interrupts, partial(connect, settings))
+
+
+def _wait_for_others(settings: Settings, state: State) -> None:
+    """What STARTUP_WAIT_FOR names; before anything begins."""
+    if settings.wait_for:
+        from startup.verbs import wait_for
+
+        wait_for.until_there(settings, state)
 
 
 def _wait_for_the_app(app: int, settings: Settings, state: State, runner: Runner | Idle) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from functools import partial
 from types import SimpleNamespace as Arguments
@@ -13,15 +13,29 @@ from startup.errors import StartupError
 from startup.plan.planner import Plan, Planner
 from startup.plan.task import Task
 from startup.process.interrupts import Interrupts
+from startup.records import dataclass
 from startup.run.cluster import Cluster
-from startup.settings.settings import Settings
+from startup.settings.settings import DATABASE, Settings
 from startup.verbs import common
+
+#: What ``plan --check`` ends with when something is to do.
+TO_DO = 1
+
+
+@dataclass(frozen=True)
+class Outlook:
+    """What would become of a task, as the database stands now; does it count as something *to_do*, for ``--check``?"""
+
+    text: str
+    details: Sequence[str]
+    to_do: bool = False
 
 
 def plan(arguments: Arguments, interrupts: Interrupts) -> int:
     """What ``init`` would run, and why not the rest. Opens the database to look, changes nothing.
 
-    Ends with the error, and so the code, with which ``init`` would be refused.
+    Ends with the error, and so the code, with which ``init`` would be refused; with ``--check`` 1 when something is to
+    do, ``always`` and ``local`` tasks aside.
     """
     settings = common.load(warn=True)
     planner = Planner(settings)
@@ -32,25 +46,28 @@ def plan(arguments: Arguments, interrupts: Interrupts) -> int:
     cluster, refused = Cluster(settings, interrupts, partial(connect, settings)), list[StartupError]()
     with closing(cluster):
         try:
-            if resolved.clustered:
+            if resolved.clustered or DATABASE in settings.wait_for:
                 cluster.open()
         except StartupError as error:
             refused.append(error)
-        for line in _lines(settings, resolved, cluster, "".join(f"cannot be told: {error}" for error in refused)):
+        why = "".join(f"cannot be told: {error}" for error in refused)
+        outlooks = [_outlook(task, cluster, why) for task in resolved.tasks]
+        for line in _lines(settings, resolved, outlooks):
             print(log.plain(log.redact(line)))
         if refused:
             raise refused[0]
         for task in resolved.tasks:
             if task.builtin is not None and task.clustered:
                 task.builtin.examine(cluster.session, log.warn)
-    return 0
+    return TO_DO if arguments.check and any(outlook.to_do for outlook in outlooks) else 0
 
 
-def _lines(settings: Settings, resolved: Plan, cluster: Cluster, why: str) -> Iterator[str]:
-    for number, task in enumerate(resolved.tasks, 1):
-        outlook, details = _outlook(task, cluster, why)
-        yield f"{number}. {task.name} ({task.how_often}; {task.source}): {outlook}"
-        yield from (f"   {line}" for line in details)
+def _lines(settings: Settings, resolved: Plan, outlooks: Sequence[Outlook]) -> Iterator[str]:
+    if settings.wait_for:
+        yield f"0. waits for {', '.join(map(str, settings.wait_for))} (STARTUP_WAIT_FOR)"
+    for number, (task, outlook) in enumerate(zip(resolved.tasks, outlooks, strict=True), 1):
+        yield f"{number}. {task.name} ({task.how_often}; {task.source}): {outlook.text}"
+        yield from (f"   {line}" for line in outlook.details)
     yield from (f"-  {note}" for note in resolved.notes)
     if settings.role == "follower" and resolved.clustered:
         yield "-  this node only waits until others have done it, all but the local tasks: STARTUP_ROLE is 'follower'"
@@ -58,15 +75,18 @@ def _lines(settings: Settings, resolved: Plan, cluster: Cluster, why: str) -> It
         yield "nothing would run"
 
 
-def _outlook(task: Task, cluster: Cluster, why: str) -> tuple[str, list[str]]:
-    """What would become of the task, as the database stands now, and details; *why* that cannot be told."""
+def _outlook(task: Task, cluster: Cluster, why: str) -> Outlook:
+    """*why* it cannot be told, where no database is open."""
     details = [task.description] if task.description else []
     if not task.clustered:
-        return "runs on every boot", details
+        return Outlook("runs on every boot", details)
     if not cluster.is_open:
-        return why, details
+        return Outlook(why, details)
     if task.builtin is not None and not task.ledgered:
-        return task.builtin.preview(cluster.session)
+        to_do, text, details = task.builtin.preview(cluster.session)
+        return Outlook(text, details, to_do)
     if task.policy == "always":
-        return "runs on every boot, one node at a time", details
-    return "is done already" if cluster.done([task]) else "runs, on one node", details
+        return Outlook("runs on every boot, one node at a time", details)
+    if cluster.done([task]):
+        return Outlook("is done already", details)
+    return Outlook("runs, on one node", details, to_do=True)

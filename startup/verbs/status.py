@@ -16,7 +16,7 @@ from startup.database.connect import connect
 from startup.database.session import Session
 from startup.ledger import journal
 from startup.ledger.journal import Node
-from startup.ledger.ledger import RUNNING, Ledger
+from startup.ledger.ledger import RUNNING, Ledger, progress
 from startup.migrations import files, tables
 from startup.process.interrupts import Interrupts
 from startup.settings.settings import Settings
@@ -27,6 +27,8 @@ from startup.verbs.timeline import Style, draw, style_for
 MARGIN, SHOWN = 12, 10
 #: What PostgreSQL keeps of a node's name: NAMEDATALEN - 1 bytes, without "startup/".
 NODE_BYTES = 55
+#: What the ledger says of a backfill.
+_OF_BATCHES = ("cursor", "batches", "rate")
 Report = dict[str, Any]
 
 
@@ -101,7 +103,19 @@ def _look(session: Session, settings: Settings) -> tuple[Report, list[Node], flo
             for node in nodes
         ],
         "ledger": [
-            _fields(entry, "task", "key", "policy", "state", "node", "release", "finished_at", "seconds", "error")
+            _fields(
+                entry,
+                "task",
+                "key",
+                "policy",
+                "state",
+                "node",
+                "release",
+                "finished_at",
+                "seconds",
+                "error",
+                *_OF_BATCHES,
+            )
             for entry in ledger.entries()
         ],
     }
@@ -187,6 +201,8 @@ def _ledger(entries: list[Report], style: Style) -> list[str]:
         cells = [f"{cell:{'>' if n == 4 else '<'}{widths[n]}}" for n, cell in enumerate(row)]
         cells[2] = style.paint(cells[2], row[2])
         lines.append("  ".join(cells).rstrip())
+        if entry.get("cursor"):
+            lines.append("  " + progress(*(entry[one] for one in _OF_BATCHES)))
         if entry.get("error"):
             lines.append("  " + " ".join(entry["error"].split()))
     return lines

@@ -14,7 +14,7 @@ from startup.database.postgres import home
 from startup.database.postgres import reach as postgres_connect
 from startup.database.postgres import session as postgres
 from startup.ledger import ledger
-from startup.migrations import apply, indexes, lock, tables
+from startup.migrations import apply, baseline, indexes, lock, tables
 from startup.run import cluster, execution, runner, waiting
 
 replace: Callable[[Any, str, Any], None] = setattr
@@ -242,6 +242,22 @@ def the_row_of_what_has_begun() -> None:
             put(self, migration, state, *arguments)
 
     replace(tables.Marks, "put", forget)
+
+
+def the_transaction_of_a_baseline() -> None:
+    """Each mark commits by itself."""
+    take = baseline.baseline
+
+    def apart(session: Any, *arguments: Any, **more: Any) -> Any:
+        session.transaction = lambda *_, **__: nullcontext()
+        return take(session, *arguments, **more)
+
+    replace(baseline, "baseline", apart)
+
+
+def the_look_for_what_came_later() -> None:
+    """A baseline does not mind what is applied after it."""
+    replace(baseline, "_refuse_later", lambda state, last, after: None)
 
 
 def the_look_for_invalid_indexes() -> None:

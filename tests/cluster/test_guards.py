@@ -33,6 +33,7 @@ DO $$ BEGIN
     WHILE NOT EXISTS (SELECT FROM pg_tables WHERE tablename = 'go') LOOP PERFORM pg_sleep(0.02); END LOOP;
 END $$;
 """
+UNTIL_GO_IN_A_TRIGGER = UNTIL_GO.replace("DO $$ ", "").replace("END $$;", "RETURN NEW; END")
 
 
 def wait_for(condition: Callable[[], object]) -> None:
@@ -107,6 +108,38 @@ def a_task_runs_once_though_two_nodes_start(stage: Stage) -> bool:
     wait_for(lambda: "waiting for the lock" in other.log() or other.code is not None)
     stage.go("command-start")
     return [runner.wait(), other.wait()] == [0, 0] and stage.commands() == ["start runner", "end runner"]
+
+
+@guarded_by("the_lock", *BOTH)
+def a_baseline_takes_nothing_while_another_node_is_at_work(stage: Stage) -> bool:
+    stage.migrations(1)
+    stage.start("runner", "command migrate", PAUSE_AT="command-start")
+    stage.reached("command-start")
+    return stage.run("baseline", "migrate", "baseline", "0001_step").code == 75
+
+
+@guarded_by("the_transaction_of_a_baseline")
+def a_baseline_that_is_killed_has_taken_all_or_nothing(stage: Stage) -> bool:
+    stage.migrations(4)
+    assert stage.run("first", "migrate", "baseline", "0001_step").code == 0
+    stage.query(f"CREATE FUNCTION hold() RETURNS trigger LANGUAGE plpgsql AS $f${UNTIL_GO_IN_A_TRIGGER}$f$")
+    stage.query("CREATE TRIGGER hold BEFORE INSERT ON startup_ledger FOR EACH ROW EXECUTE FUNCTION hold()")
+    node = stage.start("killed", "migrate", "baseline", "0004_step")
+    holds = "SELECT 1 FROM pg_stat_activity WHERE query LIKE 'INSERT INTO%startup_ledger%' AND state = 'active'"
+    wait_for(lambda: stage.query(f"{holds} AND pid <> pg_backend_pid()"))
+    node.send(signal.SIGKILL)
+    node.wait()
+    stage.terminate("killed")
+    return stage.query("SELECT migration_id FROM _yoyo_migration") == [("0001_step",)]
+
+
+@guarded_by("the_look_for_what_came_later", *BOTH)
+def a_baseline_takes_nothing_before_what_is_applied(stage: Stage) -> bool:
+    stage.migrations(2)
+    assert stage.run("first", "migrate").code == 0
+    stage.migration("0000_before", "SELECT 1;")
+    refused = stage.run("baseline", "migrate", "baseline", "0000_before")
+    return refused.code == 70 and "0002_step" in refused.log()
 
 
 @guarded_by("the_look_before_the_lock", *BOTH)

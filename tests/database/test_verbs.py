@@ -140,6 +140,65 @@ def test_plan_shows_what_runs_after_migrations_and_what_was_interrupted(image: A
     assert done.returncode == 70 and "was interrupted" in done.stderr, "as init"
 
 
+def check(image: Any, **environ: str) -> int:
+    """The code of ``plan --check``, which prints what ``plan`` does."""
+    done = image("plan", "--check", **environ)
+    assert done.stdout == image("plan", **environ).stdout
+    return int(done.returncode)
+
+
+@BOTH
+def test_plan_check_is_1_while_a_migration_or_a_task_is_to_do_0_when_none_is_and_changes_nothing(
+    image: Any, query: Any
+) -> None:
+    assert check(image) == 1 and tables(image, query) == set()
+    ok(image, "init")
+    assert check(image) == 0
+    image.write("migrations/0003_more.sql", "CREATE TABLE more (id int);\n")
+    assert check(image) == 1 and "more" not in tables(image, query)
+    assert check(image, STARTUP_SKIP_TASKS="migrate") == 0
+    ok(image, "init")
+    image.write("seeds/users.csv", "email,name\nb@example.com,B\n")
+    assert check(image) == 1, "policy change"
+    ok(image, "init")
+    assert check(image) == 0
+
+
+@BOTH
+@pytest.mark.parametrize(("policy", "code"), [("once", 1), ("change", 1), ("release", 1), ("always", 0), ("local", 0)])
+def test_plan_check_counts_what_runs_once_and_not_what_runs_on_every_boot(image: Any, policy: str, code: int) -> None:
+    settings = {"STARTUP_TASKS": f"one@{policy}", "STARTUP_TASK_ONE": "true", "STARTUP_RELEASE": "1"}
+    assert check(image, **settings) == code
+    ok(image, "init", **settings)
+    assert check(image, **settings) == 0
+
+
+@BOTH
+def test_plan_check_counts_a_post_apply_file_that_is_still_due(image: Any) -> None:
+    ok(image, "init")
+    image.write("migrations/0003_more.sql", "CREATE TABLE more (id int);\n")
+    image.write("migrations/post-apply.sql", "SELECT wrong;\n")
+    assert image("init").returncode == 70
+    image.write("migrations/post-apply.sql", "SELECT 1;\n")
+    assert check(image) == 1
+    ok(image, "init")
+    assert check(image) == 0
+
+
+@BOTH
+def test_plan_check_ends_with_what_init_would_be_refused_with(image: Any) -> None:
+    image.write("migrations/0003_more.sql", "COMMIT;\n")
+    assert check(image) == 70
+    assert check(image, STARTUP_TASKS="nope") == 78
+    (image.directory / "migrations/0003_more.sql").unlink()
+    ok(image, "init")
+    image.write("migrations/0001_users.sql", "CREATE TABLE others (id int);\n")
+    assert check(image) == 70, "drift"
+    assert image("plan", "--chekc").returncode == 2
+    nobody = {"DATABASE_URL": "postgresql://u@127.0.0.1:1/x", "STARTUP_DATABASE_TIMEOUT": "0.5"}
+    assert image("plan", "--check", **nobody).returncode == 69
+
+
 @pytest.mark.parametrize(
     ("name", "content"),
     [

@@ -82,9 +82,20 @@ def _pooler(stage: Stage) -> None:
     stage.known["address"] = stage.pooler()
 
 
+def _dangerous(stage: Stage) -> None:
+    stage.need_squawk()
+    stage.ok("init")
+    stage.write("migrations/0002_name.sql", "ALTER TABLE plans RENAME COLUMN id TO plan_id;\n")
+
+
 def _edited(stage: Stage) -> None:
     stage.ok("init")
     stage.write("migrations/0001_plans.sql", "CREATE TABLE plans (id bigint PRIMARY KEY);\n")
+
+
+def _made_before(stage: Stage) -> None:
+    stage.query("CREATE TABLE plans (id int PRIMARY KEY)")
+    stage.query("CREATE TABLE alembic_version AS SELECT '0001'::text AS version_num")
 
 
 def _interrupted(stage: Stage) -> None:
@@ -453,6 +464,28 @@ FAILURES = (
         files={"migrations/0001_plans.sql": "CREATE TABLE plans (\n    id itn PRIMARY KEY\n);\n"},
     ),
     Failure(
+        "made_by_another_tool",
+        TASKS,
+        "Exit code 70 at the first boot on a database that was there before.",
+        "startup: warning: the database has the table alembic_version of Alembic, with rows: if that has made what the "
+        "pending migrations make, startup baseline ID takes those up to ID for applied, without running them\n"
+        'startup: error: task migrate failed: migrations/0001_plans.sql:1: relation "plans" already exists '
+        "(SQLSTATE 42P07)\n"
+        "startup:     1 | CREATE TABLE plans (\n"
+        "startup:       | ^\n"
+        "startup:   hint: if this database was made by another tool, or by hand, and has all that this file makes: "
+        "startup baseline 0001_plans takes the migrations up to it for applied, without running them\n"
+        "startup:   committed: nothing; nothing of this file\n"
+        "startup:   next: correct the file, or the data that it met, and start again\n"
+        'startup: error: task migrate failed: migrations/0001_plans.sql:1: relation "plans" already exists '
+        "(SQLSTATE 42P07); the app was stopped (exit code 70)",
+        70,
+        "Another tool, or a hand, has made what the migration makes.",
+        "`startup baseline 0001_plans`, once: [adopt.md](adopt.md).",
+        files=SQL,
+        stage=_made_before,
+    ),
+    Failure(
         "drift",
         TASKS,
         "Exit code 70 after a migration was edited.",
@@ -464,6 +497,23 @@ FAILURES = (
         "Restore the file and write a new migration.",
         files=SQL,
         stage=_edited,
+    ),
+    Failure(
+        "lint",
+        TASKS,
+        "Exit code 70 under `STARTUP_LINT=fail`.",
+        "startup: error: task migrate failed: one finding in pending migrations, and STARTUP_LINT is 'fail': nothing has been applied\n"
+        "startup:   migrations/0002_name.sql:1: renaming-column: Renaming a column may break existing clients. Safe: a new column "
+        "beside it; the old one dropped once no running version of the app uses it any more\n"
+        "startup:   next: the safe way, or '-- squawk-ignore RULE' on a line before a statement that is meant so\n"
+        "startup: error: task migrate failed: one finding in pending migrations, and STARTUP_LINT is 'fail': nothing has been applied; "
+        "the app was stopped (exit code 70)",
+        70,
+        "squawk found a statement that locks out the app, or breaks the version that still runs.",
+        "Take the safe way ([lint.md](lint.md)), or say with `-- squawk-ignore renaming-column` above it that it is meant so.",
+        env={"STARTUP_LINT": "fail"},
+        files=SQL,
+        stage=_dangerous,
     ),
     Failure(
         "interrupted",
@@ -615,11 +665,41 @@ FAILURES = (
         "ping_scheme",
         SETTINGS,
         "Exit code 78.",
-        "startup: error: STARTUP_PING is 'htp://127.0.0.1/' (environment): a ping is one of http://HOST:PORT/PATH, https://HOST:PORT/PATH, tcp://HOST:PORT, unix:///PATH, file:///PATH, cmd:COMMAND, none or auto; the app was stopped (exit code 78)",
+        "startup: error: STARTUP_PING is 'htp://127.0.0.1/' (environment): a ping is one of http://HOST:PORT/PATH, https://HOST:PORT/PATH, tcp://HOST:PORT, unix:///PATH, file:///PATH, redis://HOST:PORT, rediss://HOST:PORT, cmd:COMMAND, none or auto; the app was stopped (exit code 78)",
         78,
         "A kind of ping that there is not.",
         "One of the kinds that the line names.",
         env={"STARTUP_PING": "htp://127.0.0.1/"},
+    ),
+    Failure(
+        "wait_for",
+        APP_FAILS,
+        "Exit code 124, and the app was never started.",
+        "startup: error: not there within 1 s (STARTUP_WAIT_TIMEOUT): redis://127.0.0.1:<port>: connection refused; the app was not started (exit code 124)",
+        124,
+        "Nothing listens there, or not yet.",
+        "Start it, or correct its address in STARTUP_WAIT_FOR; `STARTUP_WAIT_TIMEOUT` longer than it needs to start.",
+        env={"STARTUP_WAIT_FOR": "redis://127.0.0.1:{port} database", "STARTUP_WAIT_TIMEOUT": "1"},
+    ),
+    Failure(
+        "wait_for_database",
+        APP_FAILS,
+        "Exit code 69 at once, and the app was never started.",
+        'startup: error: the database at postgresql://app:***@127.0.0.1:<server>/nowhere cannot be reached: the database does not exist; create it, or correct its name. The error: connection to server at "127.0.0.1", port <server> failed: FATAL: database "nowhere" does not exist; the app was not started (exit code 69)',
+        69,
+        "What no waiting mends is not waited for, here a database that is not there.",
+        "As the line says.",
+        env={"STARTUP_WAIT_FOR": "database", "DATABASE_URL": "postgresql://app:{password}@127.0.0.1:{server}/nowhere"},
+    ),
+    Failure(
+        "wait_for_what",
+        SETTINGS,
+        "Exit code 78.",
+        "startup: error: STARTUP_WAIT_FOR is 'tcp://cache:6379,database auto' (environment): 'tcp://cache:6379,database': spaces separate pings here, since a URL may hold a comma; 'auto': auto looks at the app, which is started only afterwards; the app was not started (exit code 78)",
+        78,
+        "What was named there cannot be waited for.",
+        "Pings as the line has them, with spaces in between, and the word `database`.",
+        env={"STARTUP_WAIT_FOR": "tcp://cache:6379,database auto"},
     ),
     Failure(
         "ping_command",

@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from startup.migrations import squawk
 from tests.conftest import PASSWORD, Server, pick_port, run_query, wait_for
 from tests.failures.catalog import Failure
 
@@ -123,6 +124,10 @@ class Stage:
 
     def ok(self, *verb: str) -> None:
         assert self.start(*verb).wait(60) == 0
+
+    def need_squawk(self) -> None:
+        if squawk.program() is None:
+            pytest.skip("squawk is not installed here: pip install squawk-cli")
 
     def query(self, sql: str) -> list[tuple[Any, ...]]:
         return run_query(self.url, sql)

@@ -22,6 +22,7 @@ VALUES = (
         "cmd:",
         "file:/x",
         "bogus://",
+        "redis://:p@h:1/2 database",
         "://",
     ),
     *(

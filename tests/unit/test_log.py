@@ -194,7 +194,7 @@ def test_no_character_of_others_can_forge_a_line_or_move_the_cursor(startup: Any
 
 #: What prints most of what is known; each verb opens the address in its own way.
 VERBS = ("init", "plan", "describe --json", "status --json", "run nope")
-ALL = (*VERBS, "run seed", "describe", "status", "ping", "health", "forget seed", "rollback")
+ALL = (*VERBS, "run seed", "describe", "status", "ping", "health", "forget seed", "rollback", "lint")
 
 
 def leaks(startup: Any, environ: dict[str, str], *secrets: str, verbs: tuple[str, ...] = VERBS) -> None:

@@ -85,7 +85,6 @@ class Group:
         ...
 
 async def later(context: Context) -> None: ...
-def generator(context: Context): yield
 def nothing() -> None: ...
 """
 
@@ -300,7 +299,6 @@ def test_an_unknown_task_is_named_with_the_nearest_and_all_known_ones() -> None:
         ("from startup import task\n@task(timeout='60')\ndef a(context): ...", ("'60'", "seconds")),
         ("from startup import task\n@task(timeout=-1)\ndef a(context): ...", ("-1", "seconds")),
         ("from startup import task\n@task\nasync def a(context): ...", ("async", "asyncio.run")),
-        ("from startup import task\n@task\ndef a(context): yield", ("yield",)),
         ("from startup import task\n@task\ndef a(): ...", ("one argument",)),
     ],
 )
@@ -318,7 +316,6 @@ def test_a_module_that_does_not_import_is_refused_with_file_and_line(content: st
         ("app_tasks:MODULE.nope", "no function"),
         ("nowhere:run", "there is no module 'nowhere' in the working directory"),
         ("app_tasks:later", "async"),
-        ("app_tasks:generator", "yield"),
         ("app_tasks:nothing", "one argument"),
         ("startup:task", "own package"),
     ],

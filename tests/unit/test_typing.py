@@ -11,6 +11,8 @@ import pytest
 pytest.importorskip("mypy", reason="mypy is not installed: it is in the extra dev")
 
 TASK = """
+from collections.abc import Iterator
+
 from startup import Context, task
 
 @task(policy="once", timeout=60)
@@ -21,6 +23,10 @@ def load_plans(context: Context) -> None:
 @task
 def greet(context: Context) -> None:
     print(context.node)
+
+@task(policy="once")
+def fill(context: Context) -> Iterator[int]:
+    yield (context.cursor or 0) + 1
 """
 
 

@@ -401,14 +401,15 @@ def reach(
     timeout: float,
     report: log.Report,
     limit: float = 0.0,
+    failed: Callable[[str, str], None] | None = None,
 ) -> T:
     """Call *attempt* (with the seconds that are left) until it succeeds: the database may still be starting.
 
     *ask* is asked, with its limit in seconds, for the SQLSTATE of a refusal whose words mean nothing to us.
     *timeout* is STARTUP_DATABASE_TIMEOUT, in seconds, 0 for ever; a pooler whose sessions are all at work is waited for
     beyond it. *limit* is what is left of STARTUP_LOCK_TIMEOUT, 0 for none: LockUnavailable then. One line when waiting
-    starts, at each change, and every 10 s. Raises Unreachable at once where waiting is no use, else when time is up;
-    SettingError for a parameter that libpq cannot read.
+    starts, at each change, and every 10 s; *failed* instead gets words and error of each try. Raises Unreachable at
+    once where waiting is no use, else when time is up; SettingError for a parameter that libpq cannot read.
     """
     start, tries = time.monotonic(), 0
     deadline = start + timeout if timeout else None
@@ -454,7 +455,9 @@ def reach(
                 f"{advice} The last error: {text}"
             ) from cause
         with log.about(attempt=tries):
-            if failure.words != told:
+            if failed:
+                failed(failure.words, text)
+            elif failure.words != told:
                 report(f"waiting for {where}: {failure.words}")
                 told, told_at = failure.words, now
             elif now - told_at >= PROGRESS:

@@ -46,8 +46,18 @@ ASIDE = 5.0
 _CREATION = int.from_bytes(b"startup+", "big")
 #: Seconds after which what a second client asks stands in the pooler's queue, if it is not answered.
 QUEUED = 0.25
+#: How long others' tables are waited for that are only looked at, in seconds.
+ALTERED = 0.25
 #: How often a pooler that is said to keep sessions apart is put to the test.
 POOLER_PROBES = 10
+#: Of tables by their names: what may be read of them without running anything of their owners'.
+_READABLE = """
+    SELECT name, pg_catalog.quote_ident(n.nspname) || '.' || pg_catalog.quote_ident(c.relname)
+    FROM pg_catalog.unnest(%s::text[]) name
+    JOIN pg_catalog.pg_class c ON c.oid = pg_catalog.to_regclass(name)
+    JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+    WHERE c.relkind = 'r' AND NOT c.relrowsecurity AND pg_catalog.has_table_privilege(c.oid, 'SELECT')
+"""
 _RESTORE = "RESET SESSION AUTHORIZATION; RESET ROLE; RESET ALL; "
 #: What would end a COMMIT that has much to look at.
 _LIMITS = ("statement_timeout", "lock_timeout", "transaction_timeout")
@@ -106,14 +116,16 @@ def connect(
     lock_timeout: float = 0.0,
     again: float | None = None,
     report: log.Report = log.say,
+    failed: Callable[[str, str], None] | None = None,
     driver: Driver | None = None,
 ) -> PostgresSession:
     """Open the session; waits up to *timeout* seconds (0: for ever) for a server that is starting or failing over.
 
     *pooler* says that STARTUP_POOLER=session is set; *reads_only* that it does not matter who owns the tables;
     *lock_timeout* is STARTUP_LOCK_TIMEOUT, in seconds, and *again* what is left of it where this replaces a session
-    that was there before. Raises Unreachable when the server does not admit us or does
-    not answer in time, SettingError when a pooler is in between and that is not said, or not true.
+    that was there before; *failed* is told of each try that was in vain, and *report* not. Raises Unreachable when the
+    server does not admit us or does not answer in time, SettingError when a pooler is in between and that is not said,
+    or not true.
     """
     driver = driver or Driver(address)
     driver.require()
@@ -140,7 +152,7 @@ def connect(
     with roots.known() if "system" in roots_named else nullcontext(True) as found:
         if not found:
             raise SettingError(f"DATABASE_URL is '{address.masked}' with sslrootcert=system, and {roots.MISSING}")
-        return reach(attempt, lambda left: sqlstate(connect_arguments, left), address, timeout, report, last)
+        return reach(attempt, lambda left: sqlstate(connect_arguments, left), address, timeout, report, last, failed)
 
 
 def lock_key(name: str, kind: str = "startup-tasks") -> int:
@@ -367,6 +379,16 @@ class PostgresSession(Session):
     def tables(self, *names: str) -> dict[str, set[str]]:
         homes: Homes = self.homes
         return homes.look(self.execute, family_of(*names), names)
+
+    def with_rows(self, *names: str) -> list[str]:
+        """Plain tables without row security: others' code does not run. One that is being altered is not waited for."""
+        with self.transaction(table_lock_timeout=ALTERED):
+            queries = [
+                (name, f"SELECT %s::text WHERE EXISTS (SELECT FROM ONLY {table})")
+                for name, table in self.execute(_READABLE, [list(names)])
+            ]
+            sql, found = " UNION ALL ".join(query for _, query in queries), [name for name, _ in queries]
+            return [name for (name,) in self.execute(sql, found)] if found else []
 
     def may_write(self, table: str) -> bool:
         rights = ("SELECT", "INSERT", "UPDATE")
