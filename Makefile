@@ -8,7 +8,7 @@ BENCH_ARGS ?=
 
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-lowest bench lint format lock release-check up down clean
+.PHONY: help demo test test-quick test-lowest docs bench lint format lock release-check up down clean
 
 bin := $(VENV)/bin
 # how each stamp file is made: .venv/.installed-EXTRA stands for "the package, editable, with the extra EXTRA",
@@ -26,6 +26,8 @@ endef
 help:
 	@echo 'make demo    the demo app under entrypoint.sh, on SQLite, at http://$(DEMO_HOST):$(DEMO_PORT)/ until Ctrl-C'
 	@echo 'make test    all tests; those that need Docker are skipped, and counted, where there is none'
+	@echo 'make test-quick  those of tests/unit and the tasks on SQLite: under two minutes, no Docker'
+	@echo 'make docs    the site, into build/site; no network is needed once it is installed'
 	@echo 'make test-lowest  those of tests/unit, database and fuzz, with the lowest versions that pyproject.toml allows'
 	@echo 'make bench   speed and memory against peers, 20 minutes; BENCH_ARGS="--quick 1 3" for some rows, in short'
 	@echo 'make lint    ruff, mypy --strict, import-linter, shellcheck, actionlint, zizmor'
@@ -48,6 +50,13 @@ demo: $(VENV)/.installed-demo
 
 test: $(VENV)/.installed-dev
 	@$(bin)/pytest --numprocesses auto --dist loadgroup $(PYTEST_ARGS)
+
+test-quick: $(VENV)/.installed-dev
+	@$(bin)/pytest --numprocesses auto --dist loadgroup $(PYTEST_ARGS) -k 'not docker and not postgresql' tests/unit tests/database/test_tasks.py
+
+docs: .venv-docs/.installed
+	@NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --quiet
+	@echo 'build/site/index.html'
 
 # pyproject.toml's lower bounds, and no newer versions
 test-lowest:

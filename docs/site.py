@@ -13,6 +13,7 @@ from mkdocs.structure.pages import Page
 ROOT = Path(__file__).parents[1]
 #: Files of the repository that are pages of the site, too, each under a name in docs/.
 TOP = {
+    "README.md": "index.md",
     "ARCHITECTURE.md": "architecture.md",
     "CHANGELOG.md": "changelog.md",
     "CONTRIBUTING.md": "contributing.md",
@@ -44,5 +45,6 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
             return text if text.strip("`") == path else f"{text} (`{path}`)"
         return link[0]  # nowhere: mkdocs says so
 
+    markdown = re.sub(r'(src|srcset)="docs/', r'\1="', markdown)
     fences = re.split(r"(^ *```.*?^ *```)", markdown, flags=re.DOTALL | re.MULTILINE)
     return "".join(part if number % 2 else LINK.sub(resolve, part) for number, part in enumerate(fences))

@@ -1,4 +1,4 @@
-"""docs/settings.md is the table of settings, and README.md does not contradict it."""
+"""docs/settings.md is the table of settings."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 from startup.settings.reader import FILES, SHELL
-from startup.settings.settings import NAMES, SECRETS, TABLE
+from startup.settings.settings import SECRETS, TABLE
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "settings.md"
@@ -50,22 +50,6 @@ def test_the_page_is_what_the_table_says() -> None:
     if os.environ.get("STARTUP_TEST_WRITE_DOCS"):
         PAGE.write_text(page())
     assert PAGE.read_text() == page()
-
-
-def test_the_readme_names_every_setting() -> None:
-    readme = (ROOT / "README.md").read_text()
-    assert [name for name in NAMES if f"`{name}`" not in readme] == []
-
-
-def test_the_readmes_table_has_the_right_defaults() -> None:
-    shown: dict[str, list[str]] = {}
-    readme = (ROOT / "README.md").read_text()
-    for names, default in re.findall(r"^\| (`[A-Z_`, ]+`) \|(.*?)\|.+\|$", readme, re.MULTILINE):
-        several, words = re.findall(r"`(\w+)`", names), re.findall(r"`([^`]*)`", default)
-        each = [[word] for word in words] if len(words) == len(several) else [words] * len(several)
-        shown |= dict(zip(several, each, strict=True))
-    plain = {name: entry.default for name, (_, entry) in TABLE.items() if not entry.shown}
-    assert {name: shown[name] for name in plain} == {name: [word] if word else [] for name, word in plain.items()}
 
 
 def test_the_entrypoint_reads_what_the_table_says_before_any_file() -> None:
