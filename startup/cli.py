@@ -45,7 +45,8 @@ VERBS: Verbs = {
     "rollback": ("rollback", "take back the newest migrations", _COUNT),
 }
 #: entrypoint.sh's own.
-_PHASE: Mapping[str, Mapping[str, Any]] = {"phase": {}} | {option: {"default": ""} for option in ("--state", "--app", "--shell", "--code")}
+_OPTIONS, _TEXT = ("--state", "--app", "--shell", "--code"), {"default": ""}
+_PHASE: Mapping[str, Mapping[str, Any]] = {"phase": {}} | dict.fromkeys(_OPTIONS, _TEXT)
 HIDDEN: Verbs = {"_phase": ("flow.phase", "one phase of the flow", _PHASE)}
 
 

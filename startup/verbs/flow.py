@@ -120,8 +120,7 @@ def _phase(arguments: Arguments, state: State, interrupts: Interrupts) -> int:
                 log.fail(fault, exit_code=error.code)  # else the entrypoint's last line says it
         if stays:
             log.warn("the app stays up without being ready (STARTUP_ON_FAILURE is 'continue')")
-            state.write("failed", str(error.code))
-            return 0
+            state.write("failed")
         return error.code
     finally:
         if measured is not None:

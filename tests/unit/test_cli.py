@@ -41,7 +41,7 @@ def test_each_verb_is_where_the_table_says_and_takes_what_main_gives(name: str) 
 
 #: What entrypoint.sh says, in its own words: for others argparse is needed.
 (_WORDS,) = re.findall(r"^ *module (_phase .*?) </dev/null", (ROOT / "entrypoint.sh").read_text(), re.MULTILINE)
-_MEANT = {"$1": "post_start", "$state": "", "$app": str(os.getpid()), "$$": "0"}
+_MEANT = {"$@": "post_start", "$state": "", "$app": str(os.getpid()), "$$": "0"}
 PHASE = tuple(_MEANT.get(word, word) for word in shlex.split(_WORDS))
 
 
