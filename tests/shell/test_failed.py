@@ -55,7 +55,7 @@ def alerts(entrypoint: Entrypoint) -> list[dict[str, str]]:
     return [dict(line.split(" ", 1) for line in lines[at : at + 6]) for at in range(0, len(lines), 6)]
 
 
-def fails(name: str, code: int, why: str, app: str, command: tuple[str, ...] = APP, **env: str) -> object:
+def fails(name: str, code: int, why: str, app: str, command: tuple[str, ...] = APP, /, **env: str) -> object:
     return pytest.param(command, env, code, why, app, id=name)
 
 
@@ -123,7 +123,7 @@ def test_the_failed_tasks_run_once_before_the_app_is_stopped_and_are_told_why(
     assert "s3cr3t-Pa55" not in done.stderr + told["why"]
 
 
-def started(entrypoint: Entrypoint, command: tuple[str, ...] = APP, **env: str) -> Running:
+def started(entrypoint: Entrypoint, command: tuple[str, ...] = APP, /, **env: str) -> Running:
     (entrypoint.directory / "x.py").write_text(MODULE)
     entrypoint.hook("failed", ALERT, "20-alert.sh")
     return entrypoint.start(*command, env=env)
