@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -48,7 +49,7 @@ FIRST = {"STARTUP_PRE_START": "bad@local", "STARTUP_TASK_BAD": "exit 3"}
 NOBODY = "postgresql://u:s3cr3t-Pa55@127.0.0.1:1/nobody"
 
 
-def alerts(entrypoint: Entrypoint) -> list[dict[str, str]]:
+def alerts(entrypoint: Any) -> list[dict[str, str]]:
     """What each run of the hook has noted."""
     file = entrypoint.directory / "alerts"
     lines = file.read_text().splitlines() if file.exists() else []
@@ -296,3 +297,92 @@ def test_the_verbs_of_a_failed_task_tell_of_no_failure_again(entrypoint: Entrypo
     assert running.wait() == 70
     assert (entrypoint.directory / "again").read_text() == "again\n"
     assert len(alerts(entrypoint)) == 1
+
+
+# ----------------------------------------------------------------------------------------- init and run, by themselves
+
+
+@pytest.mark.parametrize(
+    ("verb", "env", "code", "why"),
+    [
+        (["init"], {}, 70, "task bad failed: it ended with exit code 3"),
+        (["run", "bad"], {"STARTUP_TASKS": "none"}, 70, "task bad failed: it ended with exit code 3"),
+        (["init"], {"STARTUP_TASKS": "x:leaves@local"}, 70, "ended with exit code 0 before they were done"),
+        (["init"], {"STARTUP_TASKS": "x:killed@local"}, 70, "ended by signal 9 before they were done"),
+        (["init"], {"STARTUP_TASKS": "nosuch", "STARTUP_TIMEOUT": "soon"}, 78, "STARTUP_TIMEOUT is 'soon'"),
+        (["run", "nosuch"], {}, 78, "names 'nosuch', which is no task"),
+        (["init"], {"STARTUP_FAILED": "nosuch"}, 78, "STARTUP_FAILED names 'nosuch', which is no task"),
+        (
+            ["init"],
+            {"STARTUP_TASKS": "bad@once", "DATABASE_URL": NOBODY, "STARTUP_DATABASE_TIMEOUT": "1"},
+            69,
+            "postgresql://u:***@127.0.0.1:1/nobody",
+        ),
+    ],
+)
+def test_init_and_run_have_them_too(startup: Any, verb: list[str], env: dict[str, str], code: int, why: str) -> None:
+    startup.write("x.py", MODULE)
+    startup.write("app", "1")
+    startup.write("hooks/failed.d/10-alert.sh", f"#!/bin/sh\n{ALERT}", 0o755)
+    base = {"STARTUP_TASKS": "bad@local", "STARTUP_TASK_BAD": "exit 3", "STARTUP_HOOKS_DIR": "hooks"}
+    done = startup(*verb, **{"DATABASE_URL": "sqlite:///here.db", **base, **env})
+    assert done.returncode == code, done.stderr
+    (told,) = alerts(startup)
+    assert why in told["why"], told
+    assert (told["code"], told["here"], told["phase"]) == (str(code), "true", "failed")
+    assert told["why"] in done.stderr.splitlines()[-1]
+
+
+@pytest.mark.parametrize("arguments", [["run"], ["init", "--nosuch"]])
+def test_a_wrong_command_line_is_no_failed_startup(startup: Any, arguments: list[str]) -> None:
+    done = startup(*arguments, STARTUP_FAILED="tell", STARTUP_TASK_TELL=": >told")
+    assert done.returncode == 2
+    assert not (startup.directory / "told").exists()
+
+
+def test_a_stop_signal_that_ends_init_is_no_failure(startup: Any, wait_until: Any) -> None:
+    env = {"STARTUP_TASKS": "long@local", "STARTUP_TASK_LONG": ": >begun; sleep 60", "STARTUP_TASK_TELL": ": >told"}
+    process = startup.start("init", **env, STARTUP_FAILED="tell")
+    wait_until((startup.directory / "begun").exists)
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=20)
+    assert process.returncode == 143
+    assert not (startup.directory / "told").exists()
+
+
+@pytest.mark.parametrize("second", [None, signal.SIGINT])
+def test_of_init_too_the_first_stop_signal_waits_for_them_and_the_second_ends_them(
+    startup: Any, wait_until: Any, second: int | None
+) -> None:
+    hook = ": >begun; until [ -e go ]; do sleep 0.02; done; : >finished"
+    env = {"STARTUP_FAILED": "hang", "STARTUP_TASK_HANG": hook, "STARTUP_HOOK_TIMEOUT": "0"}
+    process = startup.start("init", STARTUP_TASKS="bad@local", STARTUP_TASK_BAD="exit 3", **env)
+    wait_until((startup.directory / "begun").exists)
+    process.send_signal(signal.SIGTERM)
+    wait_until(lambda: not _pending(process.pid))
+    if second is None:
+        (startup.directory / "go").touch()
+    else:
+        process.send_signal(second)
+    _, said = process.communicate(timeout=20)
+    assert process.returncode == 70, said
+    assert (startup.directory / "finished").exists() == (second is None)
+
+
+def _pending(pid: int) -> int:
+    """The signals that wait for a process which takes them in by sigwaitinfo(2)."""
+    status = dict(line.split(":\t", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+    return int(status["ShdPnd"], 16) | int(status["SigPnd"], 16)
+
+
+def test_when_the_parent_of_init_is_killed_its_failed_tasks_are_too(startup: Any, wait_until: Any) -> None:
+    startup.write(
+        "x.py", "import os, time\ndef waits(context):\n    open('pid', 'w').write(str(os.getpid()))\n    time.sleep(60)"
+    )
+    process = startup.start("init", STARTUP_TASKS="bad@local", STARTUP_TASK_BAD="exit 3", STARTUP_FAILED="x:waits")
+    pid = startup.directory / "pid"
+    wait_until(lambda: pid.exists() and pid.read_text())
+    process.kill()
+    process.wait()
+    child = Path(f"/proc/{pid.read_text()}/stat")
+    wait_until(lambda: not child.exists() or child.read_text().rpartition(")")[2].split()[0] in "ZX")
