@@ -17,7 +17,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from startup import __version__, log
-from startup.builtin.builtin import Builtin
 from startup.ledger.journal import TASK, WAIT
 from startup.records import dataclass, field
 from startup.run.idle import Idle
@@ -87,12 +86,9 @@ class Measured:
                 ran[span.name] = [phase, span.name, result, before[3] + seconds, before[4] + 1]
         for task in runner.plan.tasks:
             self.tasks.append(ran.get(task.name) or [phase, task.name, "skipped", 0.0, 0])
-            self._count(task.builtin)
-
-    def _count(self, builtin: Builtin | None) -> None:
-        if builtin is not None and builtin.progress is not None:
-            pending, applied = builtin.progress
-            self.migrations = [pending, applied + (self.migrations or [0, 0])[1]]
+            if task.builtin is not None and task.builtin.progress is not None:
+                pending, applied = task.builtin.progress
+                self.migrations = [pending, applied + (self.migrations or [0, 0])[1]]
 
 
 def publish(settings: Settings, measured: Measured, since: str, code: int = 0, here: bool = True) -> None:

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import re
+import shutil
 import signal
+import subprocess
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs
 
 import pytest
 
@@ -297,6 +304,34 @@ def test_the_verbs_of_a_failed_task_tell_of_no_failure_again(entrypoint: Entrypo
     assert running.wait() == 70
     assert (entrypoint.directory / "again").read_text() == "again\n"
     assert len(alerts(entrypoint)) == 1
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="curl(1) is not installed")
+@pytest.mark.parametrize("here", ["true", "false"])
+def test_the_pages_alert_reaches_a_webhook_from_the_node_that_failed_alone(tmp_path: Path, here: str) -> None:
+    page = (ROOT / "docs" / "observability.md").read_text()
+    script = re.search(r"^    #!/bin/sh\n(?:    .*\n)+", page, re.MULTILINE)
+    assert script
+    (tmp_path / "alert.sh").write_text(re.sub("^    ", "", script[0], flags=re.MULTILINE))
+    got: list[str] = []
+
+    class Webhook(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            got.append(self.rfile.read(int(self.headers["Content-Length"])).decode())
+            self.send_response(204)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Webhook) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        env = {"STARTUP_EXIT_CODE": "70", "STARTUP_FAILURE": "task a failed: 3 & 4", "STARTUP_FAILED_HERE": here}
+        env |= {"HOSTNAME": "web-1", "PATH": os.environ["PATH"], "ALERT_URL": f"http://127.0.0.1:{server.server_port}/"}
+        assert subprocess.run(["sh", str(tmp_path / "alert.sh")], env=env, timeout=20).returncode == 0
+        server.shutdown()
+    said = [parse_qs(one) for one in got]
+    assert said == ([{"text": ["web-1 (70): task a failed: 3 & 4"]}] if here == "true" else [])
 
 
 # ----------------------------------------------------------------------------------------- init and run, by themselves
