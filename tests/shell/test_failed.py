@@ -99,6 +99,9 @@ def fails(name: str, code: int, why: str, app: str, command: tuple[str, ...] = A
         fails("unknown task", 78, "'nosuch', which is no task", "yes", STARTUP_TASKS="nosuch"),
         fails("unknown failed task", 78, "'nosuch', which is no task", "yes", STARTUP_FAILED="nosuch alert"),
         fails(
+            "one that takes the lock", 78, "STARTUP_FAILED has migrate: no task takes", "yes", STARTUP_FAILED="migrate"
+        ),
+        fails(
             "database",
             69,
             "postgresql://u:***@127.0.0.1:1/nobody",
@@ -129,6 +132,7 @@ def test_the_failed_tasks_run_once_before_the_app_is_stopped_and_are_told_why(
     assert told["why"] in last and f"(exit code {code})" in last
     assert (entrypoint.state / "result").read_text().strip() in last
     assert "s3cr3t-Pa55" not in done.stderr + told["why"]
+    assert "migrate, starts" not in done.stderr
 
 
 def started(entrypoint: Entrypoint, command: tuple[str, ...] = APP, /, **env: str) -> Running:
