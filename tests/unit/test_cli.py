@@ -127,6 +127,13 @@ def test_a_boot_without_tasks_imports_no_more_than_is_listed_here(verb: tuple[st
     assert not {"startup.run.runner", "startup.run.cluster"} & set(modules)
 
 
+def test_only_a_boot_with_a_metrics_file_loads_what_writes_one(tmp_path: Path) -> None:
+    loaded = {"startup.run.metrics", "startup.run.failed", "json", "tempfile"}
+    assert not loaded & {*imported(*PHASE).split()}
+    file = tmp_path / "startup.prom"
+    assert "startup.run.metrics" in imported(*PHASE, STARTUP_METRICS_FILE=str(file)).split() and file.exists()
+
+
 STOPPED_WHILE_IT_IMPORTS = """
 import os, signal, sys
 sys.path.insert(0, sys.argv[1])
