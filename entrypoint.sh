@@ -52,7 +52,11 @@ start_app() {
 ping_then_run_tasks() {
     tell phase 'waiting for the app to answer'
     run_module post_start
-    case $module_code,$stop_signals in 0,) [ -e "$state/failed" ] || { tell phase ready && tell ready "$$"; } ;; esac
+    case $module_code,$stop_signals in
+    "$app_ended",* | "$app_ended_unanswered",*) reason ;;
+    0,) tell phase ready && tell ready "$$" ;;
+    *,) explain "$module_code"; run_failed; [ ! -e "$state/failed" ] || module_code=0 ;; # the app stays up
+    esac
     stage=waiting # not before: a stop signal's `stopping` must not be followed by `ready`
     case $module_code,$stop_signals in 0, | "$app_ended", | "$app_ended_unanswered",) ;; *,) end_app ;; *) stop_app ;; esac
 }
@@ -72,20 +76,20 @@ finish() {
     end_leftovers
     in_words "$code"
     ended="the app ended$how with $words"
-    case $module_code,$code,$stop_signals in
+    case $module_code,$code,$failure$stop_signals in
     0,*) conclude "$code" "$ended" ;;
-    "$app_ended,0,") text=$(reason '; ') && text=${text#; *; } && conclude 0 "$ended${text:+; ${text%; the app*}}" ;;
-    "$app_ended_unanswered,0,") conclude 70 "the app ended with exit code 0, $(reason) (exit code 70)" error ;;
-    "$app_ended",* | "$app_ended_unanswered",*) conclude "$code" "$ended$(reason ', ')" ;;
+    "$app_ended,0,") text=${why:+; $why} && text=${text#; *; } && conclude 0 "$ended${text:+; ${text%; the app*}}" ;;
+    "$app_ended_unanswered,0,") give_up 70 "the app ended with exit code 0, $why" ;;
+    "$app_ended",* | "$app_ended_unanswered",*) conclude "$code" "$ended${why:+, $why}" ;;
     *,\ *) conclude "$code" "$ended, before the startup was done" ;;
     esac
     fail "$module_code" 'the app was stopped'
 }
 
-# usage: run_module PHASE; the exit code of a *_start one is left in $module_code
+# usage: run_module PHASE [OPTION]; the exit code of a *_start one is left in $module_code
 run_module() {
     phase=$1
-    module _phase "$1" --state "$state" --app "$app" --shell "$$" </dev/null >&2 &
+    module _phase "$@" --state "$state" --app "$app" --shell "$$" </dev/null >&2 &
     helper=$!
     case $1,$stop_signals in *_start,?*) end_helper ;; esac
     wait_for "$helper"
@@ -113,8 +117,7 @@ module() {
 
 run_verb() {
     case ${1:-},$# in health,1) tell_health ;; esac # also where Python is broken
-    find_python
-    look_at_environ "$python"
+    find_python && look_at_environ "$python"
     module "$@"
 }
 
@@ -170,14 +173,13 @@ find_app() {
         [ "$found" -ne 126 ] || [ ! -f "$file" ] || [ ! -x "$file" ] || found=0
     done
     IFS=$ifs && set +f
-    [ "$found" -ne 127 ] || conclude 127 "the app was not found: there is no '$1'$where (exit code 127)" error
-    [ "$found" -eq 0 ] || conclude 126 "the app cannot be executed: '$1' is not an executable file$where (exit code 126)" error
+    [ "$found" -ne 127 ] || give_up 127 "the app was not found: there is no '$1'$where"
+    [ "$found" -eq 0 ] || give_up 126 "the app cannot be executed: '$1' is not an executable file$where"
 }
 
 # --------------------------------------------------------------------------------------- signals, waiting, ending
-trap_signals() { # usage: trap_signals [ACTION]; on_signal by default
-    for signal in $signals $job_control; do trap "${1-on_signal $signal}" "$signal"; done # the number is meant now
-}
+# usage: trap_signals [ACTION]; on_signal by default, with the number as it is now
+trap_signals() { for signal in $signals $job_control; do trap "${1-on_signal $signal}" "$signal"; done; }
 
 on_signal() {
     case $reading,$1 in
@@ -193,7 +195,7 @@ on_stop_signal() {
     case $terminal,$1,$app in shared,[23],?*) return 0 ;; esac # Ctrl-C: the terminal sends it to the app as well
     case $passed_on,$app in ?*,?*) to_app "$1"; return 0 ;; esac
     stop_signals="$stop_signals $1"
-    case $helper in ?*) end_helper ;; esac
+    case $helper,$phase,$stop_signals in ,* | *,failed,\ [23] | *,failed,\ 15) ;; *) end_helper ;; esac # failed: the second
     case $stage in waiting) stop_app ;; esac
 }
 
@@ -264,14 +266,11 @@ wait_for() {
     done
     wait "$1" 2>/dev/null # its own, if that was another one's
     set -- "$2" "$?"
-    [ "$2" -ne 127 ] || return "$1"
-    return "$2"
+    case $2 in 127) return "$1" ;; *) return "$2" ;; esac
 }
 
 end_app() { # TERM, and KILL after STARTUP_STOP_TIMEOUT seconds: for an app whose startup failed.
-    tell phase "failed: $(reason)"
-    passed_on=1
-    to_app 15
+    passed_on=1; to_app 15
     limit=${STARTUP_STOP_TIMEOUT:-10}
     [ ! -e "$state/stop_timeout" ] || read -r limit <"$state/stop_timeout"
     case $limit in *[!0-9.]*) return 0 ;; *[1-9]*) ;; *) return 0 ;; esac # 0, 0.0: no limit
@@ -284,26 +283,36 @@ end_app() { # TERM, and KILL after STARTUP_STOP_TIMEOUT seconds: for an app whos
 
 # What the app left behind gets TERM, and a second at the most; KILL comes from the kernel when PID 1 ends.
 end_leftovers() {
-    [ "$$" -eq 1 ] || return 0 # -1 means everybody
-    kill -TERM -1 2>/dev/null || return 0
+    { [ "$$" -eq 1 ] && kill -TERM -1 2>/dev/null; } || return 0 # -1 means everybody
     for _ in 1 2 3 4 5 6 7 8 9; do kill -0 -1 2>/dev/null || return 0; sleep 0.1 & wait "$!"; done
 }
 
-fail() { # usage: fail CODE WHAT_BECAME_OF_THE_APP
-    no_module="'$python' (STARTUP_PYTHON) could not run the module: it must be a Python from 3.10 on that has startup-tasks"
-    case $1 in
-    69 | 70 | 75 | 78 | 124) conclude "$1" "$(reason); $2 (exit code $1)" error ;;
-    127 | 126) conclude 78 "$no_module; $2 (exit code 78)" error ;;
+# The failed tasks, once, and before the app is stopped: the module is given $failure, and finds $why in `reason`.
+run_failed() {
+    tell reason "$why"; tell phase "failed: $why"
+    has_tasks failed "${STARTUP_FAILED:-none}"
+    case $told,$module_code,$has_tasks${STARTUP_METRICS_FILE:+1} in
+    1,* | ,12[67],* | *,) ;; # told already; no Python to do it; nobody to be told
+    *) told=1 && run_module failed "--code=$failure" ;;
     esac
-    in_words "$1"
-    conclude 70 "the startup module ended with $words; $2 (exit code 70)" error
 }
+
+# What the module wrote down of why it ended, in $why: bash may trip over a signal that comes within $(...)
+reason() { why='before the startup was done'; [ ! -e "$state/reason" ] || read -r why <"$state/reason"; }
+explain() { # usage: explain CODE_OF_THE_MODULE; the exit code that comes of it is left in $failure, the reason in $why
+    reason; failure=$1
+    case $1 in
+    69 | 70 | 75 | 78 | 124) ;;
+    127 | 126) failure=78 why="'$python' (STARTUP_PYTHON) could not run the module: $no_module" ;;
+    *) in_words "$1"; failure=70 why="the startup module ended with $words" ;;
+    esac
+}
+fail() { explain "$1"; give_up "$failure" "$why" "; $2"; } # usage: fail CODE_OF_THE_MODULE WHAT_BECAME_OF_THE_APP
+give_up() { failure=$1 why=$2 && run_failed; conclude "$1" "$2${3:-} (exit code $1)" error; } # usage: give_up CODE WHY [MORE]
 
 # usage: conclude CODE TEXT [LEVEL]; who ended it and why, as the last line, for `result` and for Kubernetes.
 conclude() {
-    code=$1
-    tell result "$2"
-    tell phase "ended: $2"
+    code=$1; tell result "$2"; tell phase "ended: $2"
     if [ -w /dev/termination-log ]; then printf '%s\n' "$2" >/dev/termination-log; fi
     say "${3:-info}" "$2" "$1"
     [ ! -e "$state/ready" ] || rm -f "$state/ready"
@@ -322,13 +331,7 @@ on_exit() {
     exit "$code"
 }
 
-reason() { # usage: reason [SEPARATOR]; what the module wrote down of why it ended
-    text='before the startup was done'
-    if [ -e "$state/reason" ]; then read -r text <"$state/reason"; fi
-    [ -z "$text" ] || printf '%s%s' "${1:-}" "$text"
-}
-
-in_words() { # usage: in_words EXIT_CODE; leaves them in $words: bash may trip over a signal that comes within $(...)
+in_words() { # usage: in_words EXIT_CODE; leaves them in $words
     words="exit code $1"
     case $1 in
     137) words="$words (SIGKILL: out of memory, or kill -9)" ;;
@@ -381,8 +384,7 @@ leave_the_flow_for_one_offs() {
     case ${1##*/},${2:-},$# in
     sh,,1 | [akz]sh,,1 | [bd]ash,,1 | fish,,1 | *sh,-[il],2 | bash,--login,2) [ ! -t 0 ] || exec_directly "$@" ;;
     esac
-    [ "$1" = startup ] || return 0
-    shift && run_verb "$@"
+    [ "$1" != startup ] || { shift && run_verb "$@"; }
 }
 
 exec_directly() {
@@ -435,11 +437,10 @@ claim_state_dir() {
         (
             CDPATH='' cd -- "$1" || exit
             [ -n "${STARTUP_STATE_DIR:-}" ] || [ ! -O . ] || chmod go-w . || exit # with our name: it is ours alone
-            exec rm -f pid phase ready failed result reason proof log pre_stop post_stop stop_timeout
+            exec rm -f pid phase ready result reason proof log metrics elsewhere failed failed_tasks pre_stop post_stop stop_timeout
         ) 2>/dev/null || return 1
     elif ! mkdir -p -m 755 "$1" 2>/dev/null || ! is_trusted "$1"; then return 1; fi
-    { printf '%s %s\n' "$$" "$started" >"$1/pid"; } 2>/dev/null || return 1
-    state=$1
+    { printf '%s %s\n' "$$" "$started" >"$1/pid"; } 2>/dev/null && state=$1
 }
 
 is_trusted() { # usage: is_trusted DIRECTORY; only we, root, and the user $uid may have made what is in it
@@ -461,8 +462,7 @@ is_live() {
 tell_health() {
     case ${STARTUP_ENABLED:-true} in false | 0 | no | off) answer 0 disabled ;; esac
     code=1 && uid_of 1
-    [ -n "${STARTUP_STATE_DIR:-}" ] ||
-        set -- /run/startup-* "${TMPDIR:-/tmp}"/startup-* /tmp/startup-* /dev/shm/startup-*
+    [ -n "${STARTUP_STATE_DIR:-}" ] || set -- /run/startup-* "${TMPDIR:-/tmp}"/startup-* /tmp/startup-* /dev/shm/startup-*
     for state in "${STARTUP_STATE_DIR:-/run/startup}" "$@"; do
         case ${STARTUP_STATE_DIR:-} in '') [ ! -L "$state" ] || continue ;; esac
         if ! is_trusted "$state" || ! is_live "$state"; then continue; fi
@@ -476,8 +476,7 @@ tell_health() {
 answer() { trap '' PIPE && printf '%s\n' "$2" 2>/dev/null; exit "$1"; } # whether it can be written or not
 
 tell() { # usage: tell FILE TEXT; for the health verb and for people
-    if [ -L "$state/$1" ] || [ -p "$state/$1" ]; then return 0; fi
-    { printf '%s\n' "$2" >"$state/$1"; } 2>/dev/null || :
+    [ -L "$state/$1" ] || [ -p "$state/$1" ] || { printf '%s\n' "$2" >"$state/$1"; } 2>/dev/null || :
 }
 
 app_ended=3 app_ended_unanswered=4 # the module's exit codes: while tasks were left; without an answer to an explicit ping
@@ -485,6 +484,7 @@ app_ended=3 app_ended_unanswered=4 # the module's exit codes: while tasks were l
 signals='1 2 3 6 10 12 13 14 15 16 18 23 24 25 26 27 28 29 30 31 34 35 36 37 38 39 40 41 42 43 44 45 46 47 48 49 50 51'
 signals="$signals 52 53 54 55 56 57 58 59 60 61 62 63 64"
 job_control='20 21 22' state=/dev/null here=. group=false whole='' terminal='' closed='' no_events='' ignored=0 uid=0 started=0
+no_module='it must be a Python from 3.10 on that has startup-tasks'
 no_command='no command was given: an image that sets ENTRYPOINT loses the CMD of its base image and must repeat it'
 case $0 in */*) here=${0%/*} ;; esac
 packages=$here python3=python3 launching=STARTUP_LAUNCHING probe='env --default-signal=INT,QUIT'
@@ -494,7 +494,7 @@ shells="$shells|PWD|RANDOM|SECONDS|SHELLOPTS|SHLVL|SRANDOM|DIRSTACK|EPOCH.*|HIST
 shells="^(($shells)=|[^=]*[^A-Z0-9_=]|[^A-Z_])" added='-u PWD -u OLDPWD -u SHLVL -u _' through='' given=''
 
 # Set in traps, too, or read there.
-app='' helper='' timer='' phase='' module_code=0 code=''
+app='' helper='' timer='' phase='' module_code=0 code='' failure='' why='' told=''
 stage=boot stop_signals='' stopping='' passed_on='' how=' by itself' reading='' pending=''
 
 [ "${1-}" = :functions ] || main "$@"

@@ -22,12 +22,13 @@ if __name__ == "__main__":
 
     roots.forget_the_images_openssl()
 
-    if sys.argv[1:2] in ([], ["init"], ["run"]):
-        proof.supervise()
+    words = sys.argv[1:]
+    if words[:1] in ([], ["init"], ["run"]):
+        words = proof.supervise(words)
     from startup.cli import main
 
     try:
-        code = main()
+        code = main(words)
     except SystemExit as end:  # argparse
         code = end.code if isinstance(end.code, int) else 0
     proof.leave(code)

@@ -55,7 +55,8 @@ VERBS: Verbs = {
     "rollback": ("rollback", "take back the newest migrations", _COUNT),
 }
 #: entrypoint.sh's own.
-_PHASE = {"phase": {}, "--state": {"default": ""}, "--app": {"default": ""}, "--shell": {}}
+_OPTIONS, _TEXT = ("--state", "--app", "--shell", "--code"), {"default": ""}
+_PHASE: Mapping[str, Mapping[str, Any]] = {"phase": {}} | dict.fromkeys(_OPTIONS, _TEXT)
 HIDDEN: Verbs = {"_phase": ("flow.phase", "one phase of the flow", _PHASE)}
 
 
@@ -103,7 +104,7 @@ def _of_a_boot(words: Sequence[str]) -> Arguments | None:
     if not words or words == ["init"]:
         return Arguments(verb=VERBS["init"][0], name=[])
     if len(words) == 8 and [words[0], *words[2::2]] == ["_phase", "--state", "--app", "--shell"]:
-        return Arguments(verb=HIDDEN["_phase"][0], phase=words[1], state=words[3], app=words[5])
+        return Arguments(verb=HIDDEN["_phase"][0], phase=words[1], state=words[3], app=words[5], shell=words[7])
     return None
 
 

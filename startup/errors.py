@@ -24,6 +24,10 @@ class TaskFailed(StartupError):
     """A task raised, exited with another code than 0, or ran out of time."""
 
 
+class AwaitedFailed(TaskFailed):
+    """A task failed on the node that this one was waiting for."""
+
+
 class SettingError(StartupError):
     """One or more settings are wrong. Each fault names the variable, its value and what would be right."""
 

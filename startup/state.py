@@ -29,6 +29,17 @@ class State:
         except OSError as error:
             log.debug(f"the state file {path} could not be written: {error.strerror}")
 
+    def read(self, name: str) -> str | None:
+        """What *name* holds; None where it is not there, or no file: a FIFO would be waited for."""
+        path = os.path.join(self.directory, name)
+        if not self.directory or not os.path.isfile(path):
+            return None
+        try:
+            with open(path, encoding="utf-8", errors="replace") as file:
+                return file.read().strip()
+        except OSError:
+            return None
+
     def phase(self, text: str) -> None:
         """What is going on now, for ``health``."""
         self.write("phase", text)

@@ -25,6 +25,8 @@ class Builtin(ABC):
     ledgered: bool = True
     #: What a person should see, which ends nothing; filled by :meth:`prepare`.
     warnings: Sequence[str] = ()
+    #: How many of its parts are pending, and were applied, as far as that is known.
+    progress: tuple[int, int] | None = None
     #: What the policy ``change`` watches: a text, and files.
     definition: str = ""
     files: Sequence[str] = ()

@@ -42,8 +42,10 @@ class Migrate(Builtin):
         from startup.migrations import tables
 
         if tables.all_as_recorded(session, self.catalog):
+            self._count(0)
             return True
         state = tables.pending(session, self.catalog)
+        self._count(len(state.pending))
         # What looks interrupted may be running now, on the node that holds the lock.
         if not state.nothing_to_do or any(record.id in self.catalog.by_id for record in state.interrupted):
             return False
@@ -75,6 +77,7 @@ class Migrate(Builtin):
             node=self.settings.node,
             report=log.say,
             warn=warn,
+            progress=self._count,
         )
         return f"{count} applied"
 
@@ -131,6 +134,9 @@ class Migrate(Builtin):
             found.require_none()
         for line in found.lines:
             warn(line)
+
+    def _count(self, pending: int, applied: int = 0) -> None:
+        self.progress = pending, applied
 
     @property
     def _drift(self) -> Drift:

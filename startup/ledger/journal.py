@@ -43,7 +43,7 @@ class Journal:
 
     def __init__(self, namespace: str, node: str, phase: str) -> None:
         self._key = (namespace, node, phase)
-        self._spans: list[Span] = []
+        self.spans: list[Span] = []
         self._works: bool | None = None
         self._told = False
         self._written: tuple[str, float] = ("", 0.0)
@@ -51,23 +51,23 @@ class Journal:
     def passed(self, kind: str, seconds: float) -> None:
         """It has just done this, for so long."""
         now = time.monotonic()
-        self._spans.append(Span(kind, "", now - seconds, now))
+        self.spans.append(Span(kind, "", now - seconds, now))
 
     def begin(self, kind: str, name: str = "") -> None:
         """It does this from now on, and no longer what it did before."""
-        last = self._spans[-1] if self._spans else None
+        last = self.spans[-1] if self.spans else None
         if last is not None and last.end is None and (last.kind, last.name) == (kind, name):
             return
         self.end()
-        self._spans.append(Span(kind, name, time.monotonic()))
+        self.spans.append(Span(kind, name, time.monotonic()))
 
     def end(self, failed: bool = False) -> None:
         """It does nothing more. To connect takes a moment: what is no longer than that was no wait for the database."""
-        last = self._spans[-1] if self._spans else None
+        last = self.spans[-1] if self.spans else None
         if last is not None and last.end is None:
             last.end, last.failed = time.monotonic(), failed
             if (last.kind, last.name) == (WAIT, "database") and last.end - last.start < SHORT:
-                self._spans.pop()
+                self.spans.pop()
 
     def wait(self, session: Session, away: bool = False) -> None:
         """It waits: told at once, unless the one who is waited for is the only one who can write."""
@@ -112,7 +112,7 @@ class Journal:
         spans = [
             (one.kind, one.name, round(now - one.start, 3), None if one.end is None else round(now - one.end, 3))
             + ((True,) if one.failed else ())
-            for one in self._spans
+            for one in self.spans
         ]
         values = dict.fromkeys(("namespace", "node", "phase", "state", "spans"), "%s")
         session.execute_if_free(

@@ -377,11 +377,13 @@ def apply(
     node: str,
     report: Callable[[str], None],
     warn: Callable[[str], None],
+    progress: Callable[[int, int], None] = lambda pending, applied: None,
 ) -> int:
     """Apply what is pending, on *session*, which must hold the lock; how many were applied.
 
     *table_lock_timeout* is STARTUP_TABLE_LOCK_TIMEOUT in seconds, 0 for no limit; *deadline* tells the seconds that
-    are left for the task. Raises TaskFailed with what went wrong, what is committed and what to do; LockLost.
+    are left for the task; *progress* gets how many are pending, and were applied, at each change. Raises TaskFailed
+    with what went wrong, what is committed and what to do; LockLost.
     """
     state = tables.pending(session, catalog)
     steps = examine(session, catalog, state)
@@ -389,6 +391,7 @@ def apply(
         warn(text)
     if state.nothing_to_do and not state.interrupted:
         review(session, catalog, state, drift=drift, warn=warn)
+        progress(0, 0)
         return 0
     yoyos.create_tables(session, node)
     with lock.held(session, deadline, report) as row, Observer(session, table_lock_timeout, report) as observer:
@@ -401,13 +404,20 @@ def apply(
             row.require()
             marks.adopt(state.unrecorded)
         indexes.warn_of_invalid(session, warn)
-        applied = _apply_all(applier, catalog, state, steps)
+        applied = _apply_all(applier, catalog, state, steps, progress)
         _post_apply(applier, catalog, state, steps, applied)
     return applied
 
 
-def _apply_all(applier: Applier, catalog: Catalog, state: State, steps: dict[str, yoyos.Steps]) -> int:
+def _apply_all(
+    applier: Applier,
+    catalog: Catalog,
+    state: State,
+    steps: dict[str, yoyos.Steps],
+    progress: Callable[[int, int], None],
+) -> int:
     total, applied = len(state.pending), 0
+    progress(total, applied)
     before = "committed: nothing"
     for number, migration in enumerate(state.pending, 1):
         unit = unit_for(migration, catalog, applier.session.dialect, steps.get(migration.id))
@@ -421,6 +431,7 @@ def _apply_all(applier: Applier, catalog: Catalog, state: State, steps: dict[str
         else:
             seconds = applier.by_statement(unit, tables.STARTED, record)
         applied += 1
+        progress(total - applied, applied)
         before = f"committed: {applied} of {total} migrations of this run, the last one {migration.id}"
         applier.report(f"{unit.what} applied in {seconds:.2f} s")
     return applied

@@ -18,7 +18,10 @@ if TYPE_CHECKING:
 
 START_PHASES = ("pre_start", "post_start")
 STOP_PHASES = ("pre_stop", "post_stop")
-PHASES = (*START_PHASES, *STOP_PHASES)
+FAILED = "failed"
+#: Without lock and database, and all their tasks within STARTUP_HOOK_TIMEOUT.
+LOCKLESS_PHASES = (*STOP_PHASES, FAILED)
+PHASES = (*START_PHASES, *LOCKLESS_PHASES)
 
 
 @dataclass
@@ -105,8 +108,8 @@ class Planner:
             return
         task.policy = item.policy or task.policy
         task.timeout = self.settings.timeout if task.timeout is None else task.timeout
-        if plan.phase in STOP_PHASES:
-            self._check_stop_task(task, item)
+        if plan.phase in LOCKLESS_PHASES and not self._may_do_without_lock(task, item, plan.phase):
+            return
         self._check_policy(task, item)
         note = self._prepare(task, asked_for)
         plan.warnings += task.builtin.warnings if task.builtin else ()
@@ -224,12 +227,15 @@ class Planner:
                 f"the work: say {task.name}@local, another policy, or leave it out (STARTUP_SKIP_TASKS)"
             )
 
-    def _check_stop_task(self, task: Task, item: Item) -> None:
+    def _may_do_without_lock(self, task: Task, item: Item, phase: str) -> bool:
         explicit = item.policy or (task.policy if task.policy != "always" else None)
-        if task.builtin or explicit not in (None, "local"):
-            what = task.name if explicit is None else f"{task.name} (policy {explicit})"
-            self.faults.append(f"{self._variable} has {what}: no task takes the lock while the app is being stopped")
         task.policy = "local"
+        if not task.builtin and explicit in (None, "local"):
+            return True
+        what = task.name if explicit is None else f"{task.name} (policy {explicit})"
+        when = "when the startup has failed" if phase == FAILED else "while the app is being stopped"
+        self.faults.append(f"{self._variable} has {what}: no task takes the lock {when}")
+        return False
 
     def _check_skipped(self) -> None:
         """A misspelt name would let the very task run that somebody wanted left out."""
@@ -252,5 +258,7 @@ def resolve(settings: Settings, phase: str, named: Iterable[str] | None = None) 
         except ValueError as error:
             planner.faults.append(f"the command line: {error}")
     plan = planner.plan(phase, chosen)
+    if phase == "post_start":  # of init and run, whose failure these tell of
+        planner.plan(FAILED)
     planner.check(others=named is None)
     return plan

@@ -12,7 +12,7 @@ from startup import log
 from startup.database.session import Session
 from startup.errors import Interrupted, LockLost, StartupError, TaskFailed, TimedOut
 from startup.plan import modules
-from startup.plan.planner import STOP_PHASES
+from startup.plan.planner import LOCKLESS_PHASES
 from startup.plan.task import Context, Task
 from startup.process import proof
 from startup.process.command import Command
@@ -48,7 +48,7 @@ class Execution:
                 yield
         except TimedOut:
             self._interrupts.settle()
-            phases = "STARTUP_HOOK_TIMEOUT, for the phase, " if self._phase in STOP_PHASES else ""
+            phases = "STARTUP_HOOK_TIMEOUT, for the phase, " if self._phase in LOCKLESS_PHASES else ""
             raise TaskFailed(
                 f"task {task.name} was not done within {task.timeout:.3g} s, its time limit ({phases}STARTUP_TIMEOUT, "
                 "or the task's own): let it do less, or give it more time"

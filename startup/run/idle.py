@@ -7,15 +7,20 @@ from collections.abc import Sequence
 from startup import log
 from startup.plan.planner import Plan
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from startup.ledger.journal import Span
+
 
 class Idle:
     """As :class:`startup.run.runner.Runner`, of which it takes the place."""
 
     #: The tasks that have not run (yet).
     left: Sequence[str] = ()
+    spans: Sequence[Span] = ()
 
     def __init__(self, plan: Plan) -> None:
-        self._plan = plan
+        self.plan = plan
 
     def prepare(self) -> None:
         """Nothing is to prepare."""
@@ -25,5 +30,5 @@ class Idle:
 
     def run(self) -> None:
         """Say why there is nothing to run."""
-        for note in self._plan.notes:
+        for note in self.plan.notes:
             log.say(note)

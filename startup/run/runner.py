@@ -51,6 +51,11 @@ class Runner:
 
         return Execution(self.settings, self.plan.phase, self._interrupts, self._cluster.warn_once)
 
+    @property
+    def spans(self) -> Sequence[journal.Span]:
+        """What it has done so far, and is at."""
+        return self._journal.spans
+
     def pinged(self, seconds: float) -> None:
         """The app has answered, after so long."""
         self._journal.passed(journal.PING, seconds)

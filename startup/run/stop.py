@@ -1,4 +1,4 @@
-"""The stop phases: tasks around the app's end, without lock or database, within one time limit."""
+"""The stop phases, and ``failed``: tasks around the app's end, without lock or database, within one time limit."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import time
 from startup import log
 from startup.database.session import Session
 from startup.errors import StartupError, TaskFailed
-from startup.plan.planner import resolve
+from startup.plan.planner import Plan, resolve
 from startup.process.interrupts import Interrupts
 from startup.records import replace
 from startup.run.runner import Runner
@@ -19,11 +19,16 @@ GRACE = 0.5
 
 
 def run_stop_tasks(phase: str, settings: Settings, interrupts: Interrupts) -> int:
-    """Run the phase's tasks; STARTUP_HOOK_TIMEOUT seconds (0: no limit) are for all of them together.
+    """Run the phase's tasks; 0, or the exit code of the last that failed."""
+    return run_within_the_limit(resolve(settings, phase), settings, interrupts)
+
+
+def run_within_the_limit(plan: Plan, settings: Settings, interrupts: Interrupts) -> int:
+    """Run the plan's tasks; STARTUP_HOOK_TIMEOUT seconds (0: no limit) are for all of them together.
 
     A task that fails is named, and the next one runs: nothing may keep the app from being stopped.
     """
-    plan = resolve(settings, phase)
+    phase = plan.phase
     for warning in (*plan.warnings, *plan.notes):
         log.warn(warning)
     limit = settings.hook_timeout
@@ -47,4 +52,4 @@ def run_stop_tasks(phase: str, settings: Settings, interrupts: Interrupts) -> in
 
 
 def _no_database() -> Session:
-    raise TaskFailed("no stop task has a database")
+    raise TaskFailed("no task has a database when the app is stopped")

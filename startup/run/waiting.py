@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 from startup import log
 from startup.database.session import SILENT, Holder
-from startup.errors import Busy, LockUnavailable, TaskFailed, Unreachable
+from startup.errors import AwaitedFailed, Busy, LockUnavailable, Unreachable
 from startup.ledger import journal
 from startup.ledger.ledger import RUNNING, Run
 from startup.patience import LONGEST_PAUSE, Announcer, Stopwatch, poll
@@ -44,7 +44,7 @@ class Waiting:
     def until_locked(self) -> bool:
         """True with the lock; False when all is done. A session that is lost meanwhile is replaced.
 
-        Raises TaskFailed when the node that was waited for has failed, LockUnavailable after STARTUP_LOCK_TIMEOUT or
+        Raises AwaitedFailed when the node that was waited for has failed, LockUnavailable after STARTUP_LOCK_TIMEOUT or
         STARTUP_FOLLOW_TIMEOUT, Unreachable when nothing can be written for STARTUP_DATABASE_TIMEOUT.
         """
         for _ in poll(lambda: min(self._pause, self._left or self._pause)):
@@ -122,7 +122,7 @@ class Waiting:
         """A run that was waited for has failed: so has this node."""
         assert self._first is not None
         if failure := run.failed_since(self._first):
-            raise TaskFailed(f"{failure}, which this node was waiting for")
+            raise AwaitedFailed(f"{failure}, which this node was waiting for")
 
     def _wait_for_lock(self, run: Run) -> None:
         self._make_room()

@@ -16,8 +16,9 @@ if TYPE_CHECKING:
 
     T = TypeVar("T")
 DEVELOPMENT = ("dev", "test")
-#: Set for command tasks, so not unknown where a task calls a verb.
+#: Set for command tasks, so not unknown where a task calls a verb; the others for those of the phase failed alone.
 GIVEN_TO_TASKS = frozenset({"STARTUP_TASK", "STARTUP_PHASE"})
+GIVEN_TO_FAILED = frozenset({"STARTUP_FAILURE", "STARTUP_EXIT_CODE", "STARTUP_FAILED_HERE"})
 #: Who reads a setting: entrypoint.sh, before any file is read; what looks for the dotenv files; the Python module.
 SHELL, FILES, MODULE = "entrypoint.sh", "dotenv files", "module"
 
@@ -176,7 +177,8 @@ class Reader:
         """An unknown STARTUP_* name is most likely a misspelt one."""
         for name in sorted(self.environ):
             in_a_task = self.environ.keys() >= GIVEN_TO_TASKS
-            known = name in names or (in_a_task and name in GIVEN_TO_TASKS) or name.startswith("STARTUP_TASK_")
+            given = in_a_task and name in GIVEN_TO_TASKS | GIVEN_TO_FAILED
+            known = name in names or given or name.startswith("STARTUP_TASK_")
             if name.startswith("STARTUP_") and not known and not _is_service_link(name, self.environ):
                 self.warnings.append(
                     f"{name} ({self.origins[name]}) is no setting: did you mean {_nearest(name, names)}?"

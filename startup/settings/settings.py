@@ -68,6 +68,7 @@ class Settings:
         "", _wait_for, "what must be there before anything begins: pings, separated by spaces, and the word `database`"
     )
     wait_timeout: float = setting("60", seconds, "how long it may take until all of that is there")
+    failed: list[Item] = setting("", items, "the tasks when the startup has failed, before the app is stopped")
     skip: frozenset[str] = setting("", names, "names left out, whatever list they are on", name="STARTUP_SKIP_TASKS")
     module: str = setting("", text, "a Python module with `@task` functions")
     hooks_dir: str = setting("/etc/startup/hooks", text, "it has a directory for each phase, `PHASE.d`", reader=SHELL)
@@ -101,7 +102,7 @@ class Settings:
     lock_timeout: float = setting("0", seconds, "how long to wait for the node that holds the lock")
     follow_timeout: float = setting("600", seconds, "how long a follower waits while nobody runs what it needs")
     stop_timeout: float = setting("10", seconds, "from TERM to KILL, for what the entrypoint itself stops")
-    hook_timeout: float = setting("3", seconds, "for all tasks of a stop phase together")
+    hook_timeout: float = setting("3", seconds, "for all tasks of a stop phase together, and for all `failed` ones")
     signal_group: bool = setting("false", boolean, "`true`: signals go to the app's whole process group", reader=SHELL)
     state_dir: str = setting(
         "", text, "phase, ready mark, result", reader=SHELL, shown="`/run/startup`, or a private one"
@@ -113,6 +114,7 @@ class Settings:
         reader=SHELL,
         shown="the one it was installed with, or `python3`",
     )
+    metrics_file: str = setting("", text, "a Prometheus text file, written once when ready or failed")
     log_format: str = setting("text", choice("text", "json"), "`json`: one object a line")
     log_level: str = setting("info", choice("debug", "info", "warning", "error"), "the least that is worth a line")
 

@@ -10,7 +10,7 @@ from types import SimpleNamespace as Arguments
 from startup import log
 from startup.database.connect import connect
 from startup.errors import StartupError
-from startup.plan.planner import Plan, Planner
+from startup.plan.planner import FAILED, Plan, Planner
 from startup.plan.task import Task
 from startup.process.interrupts import Interrupts
 from startup.records import dataclass
@@ -40,6 +40,7 @@ def plan(arguments: Arguments, interrupts: Interrupts) -> int:
     settings = common.load(warn=True)
     planner = Planner(settings)
     resolved = planner.plan("post_start")
+    planner.plan(FAILED)
     planner.check()
     for warning in resolved.warnings:
         log.warn(warning)

@@ -425,6 +425,25 @@ FAILURES = (
         env={"STARTUP_TASKS": "seed@local", "STARTUP_TASK_SEED": "exit 3"},
     ),
     Failure(
+        "failed_task",
+        TASKS,
+        "A startup that failed, and nobody was told: a line says why the `failed` task did not.",
+        "startup: error: failed: task alert was not done within <seconds> s, its time limit (STARTUP_HOOK_TIMEOUT, for the phase, "
+        "STARTUP_TIMEOUT, or the task's own): let it do less, or give it more time\n"
+        "startup: error: task seed failed: it ended with exit code 3; its own output says why; the app was stopped "
+        "(exit code 70)",
+        70,
+        "The tasks of STARTUP_FAILED and failed.d/ have STARTUP_HOOK_TIMEOUT together, so that the app is stopped soon.",
+        "Give the request a time limit of its own (`curl --max-time 2`); raise STARTUP_HOOK_TIMEOUT, and the platform's grace.",
+        env={
+            "STARTUP_TASKS": "seed@local",
+            "STARTUP_TASK_SEED": "exit 3",
+            "STARTUP_FAILED": "alert",
+            "STARTUP_TASK_ALERT": "sleep 60",
+            "STARTUP_HOOK_TIMEOUT": "0.2",
+        },
+    ),
+    Failure(
         "python",
         TASKS,
         "Exit code 70.",
@@ -1055,6 +1074,28 @@ FAILURES = (
         "Put it on another list.",
         env={"STARTUP_PRE_STOP": "migrate"},
         files=SQL,
+    ),
+    Failure(
+        "failed_list",
+        SETTINGS,
+        "Exit code 78.",
+        "startup: error: STARTUP_FAILED has migrate: no task takes the lock when the startup has failed; the app was stopped (exit code 78)",
+        78,
+        "A task that waits for the lock would keep the app from being stopped.",
+        "Name what tells somebody: a command, or a hook in failed.d/.",
+        env={"STARTUP_FAILED": "migrate"},
+        files=SQL,
+    ),
+    Failure(
+        "metrics_file",
+        SETTINGS,
+        "The collector has no numbers of a boot.",
+        "startup: warning: STARTUP_METRICS_FILE is '/no/such/place/startup.prom': there is no directory '/no/such/place': make it, or mount one there",
+        0,
+        "The file is written beside where it is to be, and renamed: its directory must be there and writable.",
+        "Mount the directory that the collector reads.",
+        app=("sh", "-c", UNTIL_READY),
+        env={"STARTUP_PING": "none", "STARTUP_METRICS_FILE": "/no/such/place/startup.prom"},
     ),
     Failure(
         "dotenv_missing",

@@ -41,7 +41,7 @@ def test_each_verb_is_where_the_table_says_and_takes_what_main_gives(name: str) 
 
 #: What entrypoint.sh says, in its own words: for others argparse is needed.
 (_WORDS,) = re.findall(r"^ *module (_phase .*?) </dev/null", (ROOT / "entrypoint.sh").read_text(), re.MULTILINE)
-_MEANT = {"$1": "post_start", "$state": "", "$app": str(os.getpid()), "$$": "0"}
+_MEANT = {"$@": "post_start", "$state": "", "$app": str(os.getpid()), "$$": "0"}
 PHASE = tuple(_MEANT.get(word, word) for word in shlex.split(_WORDS))
 
 
@@ -125,6 +125,13 @@ def test_a_boot_without_tasks_imports_no_more_than_is_listed_here(verb: tuple[st
     ours = {name.split(".")[1] for name in modules if name.startswith("startup.")}
     assert not ours & {"database", "ledger", "migrations"}
     assert not {"startup.run.runner", "startup.run.cluster"} & set(modules)
+
+
+def test_only_a_boot_with_a_metrics_file_loads_what_writes_one(tmp_path: Path) -> None:
+    loaded = {"startup.run.metrics", "startup.run.failed", "json", "tempfile"}
+    assert not loaded & {*imported(*PHASE).split()}
+    file = tmp_path / "startup.prom"
+    assert "startup.run.metrics" in imported(*PHASE, STARTUP_METRICS_FILE=str(file)).split() and file.exists()
 
 
 STOPPED_WHILE_IT_IMPORTS = """

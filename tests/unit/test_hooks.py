@@ -83,7 +83,7 @@ def test_a_file_name_that_gives_no_task_name_is_an_error(hooks: Path, file: str)
 
 
 def test_only_the_phases_own_directory_is_read(hooks: Path) -> None:
-    for phase in ("pre_start", "post_start", "pre_stop", "post_stop"):
+    for phase in ("pre_start", "post_start", "pre_stop", "post_stop", "failed"):
         write(hooks, f"in_{phase}", phase=phase)
         assert names(find(str(hooks), phase)) == [(f"in_{phase}", None)]
 

@@ -182,7 +182,7 @@ def test_insert_users_cannot_be_local() -> None:
     assert "insert_users@local" in refused(STARTUP_TASKS="insert_users@local")
 
 
-@pytest.mark.parametrize("phase", ["pre_stop", "post_stop"])
+@pytest.mark.parametrize("phase", ["pre_stop", "post_stop", "failed"])
 def test_no_stop_task_takes_the_lock(phase: str) -> None:
     variable = f"STARTUP_{phase.upper()}"
     assert [t.policy for t in plan(phase, **{variable: "x", "STARTUP_TASK_X": "true"}).tasks] == ["local"]
@@ -246,7 +246,7 @@ def test_skipped_tasks_are_left_out_of_every_list_and_a_note_says_so() -> None:
     resolved = plan(STARTUP_TASKS="x y insert_users", **settings)
     assert [task.name for task in resolved.tasks] == ["y"]
     assert any("x" in note and "STARTUP_SKIP_TASKS" in note for note in resolved.notes)
-    for phase in ("pre_start", "pre_stop", "post_stop"):
+    for phase in ("pre_start", "pre_stop", "post_stop", "failed"):
         assert plan(phase, **{f"STARTUP_{phase.upper()}": "x"}, **settings).tasks == []
 
 

@@ -40,6 +40,7 @@ ROWS: list[tuple[str, str, Any]] = [
     ("STARTUP_POST_STOP", "post_stop", []),
     ("STARTUP_WAIT_FOR", "wait_for", []),
     ("STARTUP_WAIT_TIMEOUT", "wait_timeout", 60),
+    ("STARTUP_FAILED", "failed", []),
     ("STARTUP_SKIP_TASKS", "skip", frozenset()),
     ("STARTUP_MODULE", "module", ""),
     ("STARTUP_HOOKS_DIR", "hooks_dir", "/etc/startup/hooks"),
@@ -65,6 +66,7 @@ ROWS: list[tuple[str, str, Any]] = [
     ("STARTUP_STOP_TIMEOUT", "stop_timeout", 10),
     ("STARTUP_HOOK_TIMEOUT", "hook_timeout", 3),
     ("STARTUP_SIGNAL_GROUP", "signal_group", False),
+    ("STARTUP_METRICS_FILE", "metrics_file", ""),
     ("STARTUP_LOG_FORMAT", "log_format", "text"),
     ("STARTUP_LOG_LEVEL", "log_level", "info"),
 ]
@@ -102,6 +104,7 @@ TAKEN: list[tuple[str, str, str, Any]] = [
     ("STARTUP_PRE_START", "migrate", "pre_start", [Item("migrate")]),
     ("STARTUP_PRE_STOP", "drain", "pre_stop", [Item("drain")]),
     ("STARTUP_POST_STOP", "sweep", "post_stop", [Item("sweep")]),
+    ("STARTUP_FAILED", "alert", "failed", [Item("alert")]),
     ("STARTUP_SKIP_TASKS", "insert-users", "skip", frozenset({"insert_users"})),
     ("STARTUP_MODULE", "app.tasks", "module", "app.tasks"),
     ("STARTUP_HOOKS_DIR", "/hooks", "hooks_dir", "/hooks"),
@@ -149,7 +152,14 @@ def test_eight_words_are_booleans(word: str) -> None:
 # ----------------------------------------------------------------------------------------------- what is refused
 
 TIMES = [name for name in NAMES if name.endswith(("_TIMEOUT", "_INTERVAL"))]
-LISTS = ["STARTUP_TASKS", "STARTUP_PRE_START", "STARTUP_PRE_STOP", "STARTUP_POST_STOP", "STARTUP_SKIP_TASKS"]
+LISTS = [
+    "STARTUP_TASKS",
+    "STARTUP_PRE_START",
+    "STARTUP_PRE_STOP",
+    "STARTUP_POST_STOP",
+    "STARTUP_FAILED",
+    "STARTUP_SKIP_TASKS",
+]
 REFUSED: list[tuple[str, str, str]] = [
     *((name, value, "seconds") for name in TIMES for value in ("soon", "-1", "5s", "1e3", "inf", "nan", "1,5", "٣")),
     *(("STARTUP_TIMEOUT", "9" * 400, "seconds") for _ in range(1)),

@@ -55,6 +55,7 @@ def test_the_page_is_what_the_table_says() -> None:
 def test_the_entrypoint_reads_what_the_table_says_before_any_file() -> None:
     script = (ROOT / "entrypoint.sh").read_text()
     told_by_the_module = {"STARTUP_PRE_STOP", "STARTUP_POST_STOP", "STARTUP_STOP_TIMEOUT", "STARTUP_NODE"}
+    told_by_the_module |= {"STARTUP_FAILED", "STARTUP_METRICS_FILE"}
     told_by_the_module |= {"STARTUP_LOG_FORMAT", "STARTUP_LOG_LEVEL"}  # by files in the state directory
     told_by_the_module |= {"STARTUP_WAIT_FOR", "STARTUP_ENV", "STARTUP_DOTENV"}  # is anything to be waited for at all?
     read = set(re.findall(r"\$\{?(STARTUP_[A-Z_]+)", script)) - told_by_the_module
