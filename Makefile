@@ -55,8 +55,7 @@ test-quick: $(VENV)/.installed-dev
 	@$(bin)/pytest --numprocesses auto --dist loadgroup $(PYTEST_ARGS) -k 'not docker and not postgresql' tests/unit tests/database/test_tasks.py
 
 docs: .venv-docs/.installed
-	@NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --quiet
-	@echo 'build/site/index.html'
+	@NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build # with --quiet no warning would count
 
 # pyproject.toml's lower bounds, and no newer versions
 test-lowest:
