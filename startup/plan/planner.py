@@ -105,6 +105,7 @@ class Planner:
             return
         task.policy = item.policy or task.policy
         task.timeout = self.settings.timeout if task.timeout is None else task.timeout
+        task.retries = self._retries(task, plan.phase)
         if plan.phase in STOP_PHASES:
             self._check_stop_task(task, item)
         self._check_policy(task, item)
@@ -197,6 +198,12 @@ class Planner:
                 f"task {task.name} has the policy release, but STARTUP_RELEASE is not set: "
                 "set it to this image's version"
             )
+
+    def _retries(self, task: Task, phase: str) -> int:
+        """None while time is short, around the app's end; nor for what has a rule of its own (``migrate``)."""
+        if phase not in START_PHASES or not task.ledgered:
+            return 0
+        return self.settings.retries if task.retries is None else task.retries
 
     def _check_needs(self, task: Task) -> None:
         settings = self.settings

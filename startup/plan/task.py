@@ -68,6 +68,7 @@ def task(  # noqa: F811
     name: str | None = None,
     policy: Policy = "always",
     timeout: float | None = None,
+    retries: int | None = None,
     transaction: bool = True,
     files: Sequence[str] = (),
 ) -> Callable[[Function], Function]: ...
@@ -78,15 +79,17 @@ def task(  # noqa: F811
     name: str | None = None,
     policy: Policy = "always",
     timeout: float | None = None,
+    retries: int | None = None,
     transaction: bool = True,
     files: Sequence[str] = (),
 ) -> Function | Callable[[Function], Function]:
     """Make a function a startup task, named like the function unless *name* says otherwise.
 
-    *timeout* is in seconds (default: STARTUP_TIMEOUT; 0: no limit). *files* are what the policy ``change`` watches
+    *timeout* is in seconds, for each try (default: STARTUP_TIMEOUT; 0: no limit). *retries* is how often it is tried
+    again when it failed (default: STARTUP_RETRIES). *files* are what the policy ``change`` watches
     beside the function's own source. ``transaction=False`` gives an autocommit connection: what the task does then
     happens at least once, not exactly once. ValueError for a policy that is not known, a name that is taken, a timeout
-    that is no number of seconds, or a function that cannot be called with a Context.
+    that is no number of seconds, retries that are no whole number, or a function that cannot be called with a Context.
     """
 
     def register(function: Function) -> Function:
@@ -100,11 +103,15 @@ def task(  # noqa: F811
             raise ValueError(f"task {known} is defined twice: in {_place(other.function)} and {_place(function)}")
         if timeout is not None and not (isinstance(timeout, int | float) and 0 <= timeout <= LONGEST):
             raise ValueError(f"task {known}: timeout is {timeout!r}: it must be a number of seconds (0: no limit)")
+        if retries is not None and not (type(retries) is int and retries >= 0):
+            raise ValueError(f"task {known}: retries is {retries!r}: it must be a whole number (0: none)")
         if why := not_callable(function):
             raise ValueError(f"task {known}: {why}")
         paths = (files,) if isinstance(files, str) else tuple(files)
         source = f"@task in {function.__module__}"
-        registry[known] = Task(known, "function", source, policy, timeout, function, transaction, paths)
+        registry[known] = Task(
+            known, "function", source, policy, timeout, function, transaction, paths, retries=retries
+        )
         return function
 
     return register if function is None else register(function)
@@ -149,6 +156,7 @@ class Task:
     argv: Sequence[str] = ()
     definition: str = ""  # what the policy ``change`` watches, beside the files and a function's source
     description: str = ""
+    retries: int | None = None  # a plan puts STARTUP_RETRIES for None
 
     def __post_init__(self) -> None:
         if self.function is not None:

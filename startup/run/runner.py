@@ -81,9 +81,12 @@ class Runner:
         """Run one task here and now, without lock, ledger and database."""
         with self._named(task):
             started = self._announce(task)
-            with self._execution.limited(task):
-                result = self._execution.run(task, started)
-            self._finished(task, started, result)
+
+            def once() -> str:
+                with self._execution.limited(task):
+                    return self._execution.run(task, time.monotonic())
+
+            self._finished(task, started, self._tried(task, once))
 
     # ------------------------------------------------------------------------ the cluster's tasks
 
@@ -186,12 +189,19 @@ class Runner:
         started = self._announce(task)
         ledger.step(self._epoch, task.name, self._position(task))
         self._journal.write(session, RUNNING)
+
+        def once() -> str:
+            try:
+                with self._execution.limited(task):
+                    return self._run_with_row(task, entry, time.monotonic())
+            except TaskFailed:
+                session.reset()
+                session.require_lock()  # LockLost instead: whoever has it now has the ledger too
+                raise
+
         try:
-            with self._execution.limited(task):
-                result = self._run_with_row(task, entry, started)
+            result = self._tried(task, once)
         except TaskFailed as error:
-            session.reset()
-            session.require_lock()  # LockLost instead: whoever has it now has the ledger too
             if task.ledgered:
                 with contextlib.suppress(TaskFailed):
                     ledger.mark(self._epoch, replace(entry, state=FAILED, error=log.redact(str(error))))
@@ -219,6 +229,19 @@ class Runner:
         session.reset()
         mark_done()
         return result
+
+    def _tried(self, task: Task, once: Callable[[], str]) -> str:
+        """Do *once*, and again while the task has retries left. The nodes that wait for it see a task that runs."""
+        from startup.run.retries import tried
+
+        def tell(what: str) -> None:
+            self.state.phase(f"running {self._place(task)} {what}")
+
+        return tried(task, once, self._require_lock_if_held, tell)
+
+    def _require_lock_if_held(self) -> None:
+        if self._epoch:
+            self._cluster.session.require_lock()
 
     # ------------------------------------------------------------------------- what is told
 

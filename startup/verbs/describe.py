@@ -34,7 +34,7 @@ def describe(arguments: Arguments, interrupts: Interrupts) -> int:
 
 
 def _as_json(settings: Settings, plans: dict[str, Plan]) -> dict[str, object]:
-    fields = ("name", "policy", "kind", "source", "description")
+    fields = ("name", "policy", "kind", "source", "description", "retries")
     return {
         "settings": {
             name: {"value": value, "from": settings.origins.get(name, "default")}
@@ -53,7 +53,8 @@ def _lines(settings: Settings, plans: dict[str, Plan]) -> Iterator[str]:
     for phase, resolved in plans.items():
         yield f"{phase}:" if resolved.tasks or resolved.notes else f"{phase}: nothing"
         for task in resolved.tasks:
-            yield f"  {task.name} ({task.how_often}; {task.source}): {task.description}".removesuffix(": ")
+            often = f"{task.how_often}; {task.retries} retries" if task.retries else task.how_often
+            yield f"  {task.name} ({often}; {task.source}): {task.description}".removesuffix(": ")
         yield from (f"  -  {note}" for note in resolved.notes)
     yield "settings:"
     for name, value in sorted(settings.values.items()):
