@@ -64,7 +64,7 @@ class TestTheRule:
     @pytest.mark.parametrize("error", [LockLost, Unreachable, SettingError, EndedInside])
     def test_what_no_retry_mends_is_not_tried_again(self, pauses: list[float], error: type[Exception]) -> None:
         calls: list[int] = []
-        with pytest.raises(error, match="^no$"):
+        with pytest.raises(error, match=r"^no$"):
             retries.tried(task(3), failing(error("no"), calls), nothing, nothing)
         assert (len(calls), pauses) == (1, [])
 

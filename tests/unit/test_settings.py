@@ -42,6 +42,7 @@ ROWS: list[tuple[str, str, Any]] = [
     ("STARTUP_MODULE", "module", ""),
     ("STARTUP_HOOKS_DIR", "hooks_dir", "/etc/startup/hooks"),
     ("STARTUP_TIMEOUT", "timeout", 0),
+    ("STARTUP_RETRIES", "retries", 0),
     ("STARTUP_ON_FAILURE", "on_failure", "stop"),
     ("STARTUP_PING_TIMEOUT", "ping_timeout", 300),
     ("STARTUP_PING_INTERVAL", "ping_interval", 1),
