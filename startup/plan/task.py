@@ -54,6 +54,8 @@ class Context:
 
 
 Function = Callable[[Context], object]
+#: In place of a policy, for what STARTUP_BEFORE_MIGRATE names, and what its keys in the ledger begin with.
+BEFORE_MIGRATE, PENDING = "before migrate", "pending"
 
 
 #: Every @task function that has been imported.
@@ -157,6 +159,7 @@ class Task:
     definition: str = ""  # what the policy ``change`` watches, beside the files and a function's source
     description: str = ""
     retries: int | None = None  # a plan puts STARTUP_RETRIES for None
+    pending: str = ""  # a checksum of the migrations before which it runs
 
     def __post_init__(self) -> None:
         if self.function is not None:
@@ -184,6 +187,8 @@ class Task:
 
     def key(self, release: str) -> str:
         """What it has to be done for: a release, a content, or once and for all. SettingError for a missing file."""
+        if self.policy == BEFORE_MIGRATE:
+            return f"{PENDING} {self.pending}"
         if self.policy == "release":
             return f"release {release}"
         if self.policy != "change":

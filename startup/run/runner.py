@@ -16,7 +16,7 @@ from startup.errors import Interrupted, LockLost, StartupError, TaskFailed, Unre
 from startup.ledger import journal
 from startup.ledger.ledger import DONE, FAILED, RUNNING, STOPPED, Entry
 from startup.plan.planner import Plan
-from startup.plan.task import Task
+from startup.plan.task import BEFORE_MIGRATE, Task
 from startup.process.interrupts import Interrupts
 from startup.records import replace
 from startup.run.cluster import Cluster
@@ -114,6 +114,8 @@ class Runner:
             return
         self._begin()
         for task in tasks:
+            if self.plan.before_migrate:
+                self._run_before(task)
             with self._named(task):
                 if not task.clustered:
                     self.run_one(task)
@@ -127,6 +129,17 @@ class Runner:
         session = self._cluster.session
         self._journal.close(session, DONE)  # a session that is lost from here on is seen by what comes last
         session.unlock()
+
+    def _run_before(self, task: Task) -> None:
+        """What must have run before *task*, if that is ``migrate`` and a migration is pending."""
+        from startup.run.before_migrate import due, failed
+
+        for one in due(self.plan, task, self._cluster.session):
+            with self._named(one), failed():
+                if self._cluster.done([one]):
+                    log.say(f"{self._place(one)} is done already, for the same pending migrations")
+                else:
+                    self._run_and_record(one)
 
     def _open(self, tasks: Sequence[Task]) -> bool:
         """Was everything found done, while the app booted or now? Else there is a session."""
@@ -257,7 +270,8 @@ class Runner:
         return time.monotonic()
 
     def _finished(self, task: Task, started: float, result: str) -> None:
-        self.left.remove(task.name)
+        if task.policy != BEFORE_MIGRATE:
+            self.left.remove(task.name)
         self._journal.end()
         took = time.monotonic() - started
         log.say(f"{self._place(task)} is done after {took:.2f} s{': ' if result else ''}{result}", seconds=took)
@@ -270,7 +284,10 @@ class Runner:
         log.always(task=None, position=None, total=None)
 
     def _position(self, task: Task) -> int:
+        if task.policy == BEFORE_MIGRATE:  # that of ``migrate``
+            return [one.builtin is not None and not one.ledgered for one in self.plan.tasks].index(True) + 1
         return self.plan.tasks.index(task) + 1
 
     def _place(self, task: Task) -> str:
-        return f"task {self._position(task)} of {len(self.plan.tasks)}, {task.name},"
+        what = f"{task.name} {BEFORE_MIGRATE}" if task.policy == BEFORE_MIGRATE else task.name
+        return f"task {self._position(task)} of {len(self.plan.tasks)}, {what},"

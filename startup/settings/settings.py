@@ -67,6 +67,9 @@ class Settings:
     pre_start: list[Item] = setting("", items, "the tasks before the app is started", reader=SHELL)
     pre_stop: list[Item] = setting("", items, "the tasks before a stop signal reaches the app")
     post_stop: list[Item] = setting("", items, "the tasks when the app has ended after a stop signal")
+    before_migrate: list[Item] = setting(
+        "", items, "tasks (a backup) before migrations: once for the same pending ones"
+    )
     skip: frozenset[str] = setting("", names, "names left out, whatever list they are on", name="STARTUP_SKIP_TASKS")
     module: str = setting("", text, "a Python module with `@task` functions")
     hooks_dir: str = setting("/etc/startup/hooks", text, "it has a directory for each phase, `PHASE.d`", reader=SHELL)

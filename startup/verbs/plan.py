@@ -11,8 +11,9 @@ from startup import log
 from startup.database.connect import connect
 from startup.errors import StartupError
 from startup.plan.planner import Plan, Planner
-from startup.plan.task import Task
+from startup.plan.task import BEFORE_MIGRATE, Task
 from startup.process.interrupts import Interrupts
+from startup.run.before_migrate import due, pending_for
 from startup.run.cluster import Cluster
 from startup.settings.settings import Settings
 from startup.verbs import common
@@ -49,6 +50,10 @@ def plan(arguments: Arguments, interrupts: Interrupts) -> int:
 def _lines(settings: Settings, resolved: Plan, cluster: Cluster, why: str) -> Iterator[str]:
     for number, task in enumerate(resolved.tasks, 1):
         outlook, details = _outlook(task, cluster, why)
+        pending = pending_for(task, cluster.session) if resolved.before_migrate and cluster.is_open else []
+        for one in due(resolved, task, cluster.session) if pending else []:
+            done = "is done already for the same " if cluster.done([one]) else ""
+            yield f"   {BEFORE_MIGRATE}: {one.name} ({done}{len(pending)} pending)"
         yield f"{number}. {task.name} ({task.how_often}; {task.source}): {outlook}"
         yield from (f"   {line}" for line in details)
     yield from (f"-  {note}" for note in resolved.notes)

@@ -38,6 +38,7 @@ ROWS: list[tuple[str, str, Any]] = [
     ("STARTUP_PRE_START", "pre_start", []),
     ("STARTUP_PRE_STOP", "pre_stop", []),
     ("STARTUP_POST_STOP", "post_stop", []),
+    ("STARTUP_BEFORE_MIGRATE", "before_migrate", []),
     ("STARTUP_SKIP_TASKS", "skip", frozenset()),
     ("STARTUP_MODULE", "module", ""),
     ("STARTUP_HOOKS_DIR", "hooks_dir", "/etc/startup/hooks"),
