@@ -1,8 +1,9 @@
 """Lines on stderr: one an event, each with the same prefix; JSON when asked for.
 
 JSON lines use the field names of the Elastic Common Schema (``@timestamp``, ``log.level``, ``message``,
-``event.dataset``, ``event.duration``, ``host.name``, ``process.exit_code``, ``trace.id``, ``span.id``); what ECS has no name for stands under
-``startup.*``: ``phase``, ``task``, ``position`` and ``total`` (task k of n), ``attempt``.
+``event.dataset``, ``event.duration``, ``host.name``, ``process.exit_code``, ``trace.id``,
+``span.id``); what ECS has no name for stands under ``startup.*``: ``phase``, ``task``, ``position`` and ``total``
+(task k of n), ``attempt``.
 entrypoint.sh writes the same.
 """
 
