@@ -339,8 +339,7 @@ in_words() { # usage: in_words EXIT_CODE; leaves them in $words
     esac
 }
 
-# usage: say LEVEL TEXT [EXIT_CODE]; in the same form as startup/log.py does
-say() {
+say() { # usage: say LEVEL TEXT [EXIT_CODE]; in the same form as startup/log.py does
     format=${STARTUP_LOG_FORMAT:-text} level=${STARTUP_LOG_LEVEL:-info} node=${STARTUP_NODE:-}
     [ ! -e "$state/log" ] || read -r format level node <"$state/log" # as dotenv files have it
     case $level,$1 in error,info | error,warning | warning,info) return 0 ;; esac
@@ -350,8 +349,9 @@ say() {
         [ -n "$node" ] || read -r node 2>/dev/null </proc/sys/kernel/hostname
         now=$(date -u +%Y-%m-%dT%H:%M:%S.%3N)
         case $now in *[!0-9T:.-]*) now=${now%.*}.000 ;; esac # busybox knows no fractions
-        printf '{"@timestamp": "%sZ", "log.level": "%s", "message": "%s", "host.name": "%s", %s%s%s}\n' \
+        printf '{"@timestamp": "%sZ", "log.level": "%s", "message": "%s", "host.name": "%s", %s%s%s%s}\n' \
             "$now" "$1" "$(json_text "$2")" "$(json_text "$node")" '"event.dataset": "startup"' \
+            "${TRACEPARENT:+$(printf %s "$TRACEPARENT" | LC_ALL=C sed -nE '1!d; /[^0-9a-f-]|^ff|-0+-/d; $s/^[^-]{2}-([^-]{32})-([^-]{16})-[^-]{2}$/, "trace.id": "\1", "span.id": "\2"/p')}" \
             "${phase:+, \"startup.phase\": \"$phase\"}" "${3:+, \"process.exit_code\": $3}" >&2
     else
         colour='' prefix="startup: $1:"

@@ -1,8 +1,9 @@
 """Lines on stderr: one an event, each with the same prefix; JSON when asked for.
 
 JSON lines use the field names of the Elastic Common Schema (``@timestamp``, ``log.level``, ``message``,
-``event.dataset``, ``event.duration``, ``host.name``, ``process.exit_code``); what ECS has no name for stands under
-``startup.*``: ``phase``, ``task``, ``position`` and ``total`` (task k of n), ``attempt``.
+``event.dataset``, ``event.duration``, ``host.name``, ``process.exit_code``, ``trace.id``,
+``span.id``); what ECS has no name for stands under ``startup.*``: ``phase``, ``task``, ``position`` and ``total``
+(task k of n), ``attempt``.
 entrypoint.sh writes the same.
 """
 
@@ -189,11 +190,22 @@ class Text:
         return f"\033[{self._colours[level]}m{line}\033[0m" if self._colour and level in self._colours else line
 
 
+#: W3C Trace Context, traceparent: version, trace-id, parent-id, flags; neither id may be all zeros.
+_TRACEPARENT = r"(?!ff)[0-9a-f]{2}-(?!0+-)([0-9a-f]{32})-(?!0+-)([0-9a-f]{16})-[0-9a-f]{2}"
+
+
+def trace(traceparent: str) -> dict[str, object]:
+    """What JSON lines say of the trace that TRACEPARENT names; nothing of one that is not valid."""
+    found = re.fullmatch(_TRACEPARENT, traceparent) if traceparent else None
+    return {"trace.id": found[1], "span.id": found[2]} if found else {}
+
+
 class Json:
     """One object a line, in the field names of the Elastic Common Schema."""
 
     def __init__(self, node: str) -> None:
         self._node = node
+        self._trace = trace(os.environ.get("TRACEPARENT", ""))
 
     def line(self, level: str, message: str, fields: dict[str, object]) -> str:
         """One event."""
@@ -207,6 +219,7 @@ class Json:
             "message": redact(message),
             "host.name": self._node,
             "event.dataset": "startup",
+            **self._trace,
         }
         for name, value in fields.items():
             if name == "exit_code":

@@ -34,6 +34,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from tests import schemas
 from tests.leaks import leaks, record
 
 T = TypeVar("T")
@@ -383,6 +384,7 @@ class Startup:
         """Run a verb to its end."""
         process = self.start(*verb, **environ)
         out, err = process.communicate(timeout=60)
+        schemas.check_verb(verb, out, err)
         return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
     def write(self, name: str, content: str, mode: int = 0o644) -> Path:

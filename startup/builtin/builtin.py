@@ -49,6 +49,10 @@ class Builtin(ABC):
         """Where it has no row: is there nothing to do? Asked with and without the lock."""
         raise NotImplementedError
 
+    def pending(self, session: Session) -> list[str]:
+        """Where it has no row: what it has yet to do, by name."""
+        return []
+
     def examine(self, session: Session, warn: Callable[[str], None]) -> None:  # noqa: B027  # nothing, for most
         """Raise what running it now would be refused with, for ``plan``; changes nothing."""
 

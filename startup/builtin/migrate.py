@@ -62,6 +62,12 @@ class Migrate(Builtin):
             apply.review(session, self.catalog, state, drift=self._drift, warn=warn)
         return True
 
+    def pending(self, session: Session) -> list[str]:
+        """The ids of the migrations that are to be applied."""
+        from startup.migrations import tables
+
+        return [migration.id for migration in tables.pending(session, self.catalog).pending]
+
     def run(self, session: Session, seconds_left: Callable[[], float] | None, warn: Callable[[str], None]) -> str:
         """Apply what is pending, each file with its mark in a transaction of its own."""
         from startup.migrations import apply, tables

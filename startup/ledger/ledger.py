@@ -224,6 +224,15 @@ class Ledger:
             self._execute("DELETE FROM {startup_ledger} WHERE namespace = %s AND task = %s", (self._namespace, task))
         return len(rows)
 
+    def forget_keys(self, prefix: str) -> None:
+        """Take out what was done for keys that begin so."""
+        for entry in self.entries():
+            if entry.key.startswith(prefix):
+                self._execute(
+                    "DELETE FROM {startup_ledger} WHERE namespace = %s AND task = %s AND key = %s",
+                    (self._namespace, entry.task, entry.key),
+                )
+
     def now(self) -> object:
         """The time by the clock that all of this is told in."""
         return self._execute("SELECT {now}", ())[0][0]

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from startup.builtin.registry import BUILT_IN, make
 from startup.errors import SettingError
 from startup.plan import hooks, modules
-from startup.plan.task import Task, not_callable, registry
+from startup.plan.task import BEFORE_MIGRATE, Task, not_callable, registry
 from startup.records import dataclass, field, replace
 from startup.settings.parsers import REFERENCE, Item, items
 from startup.settings.settings import Settings
@@ -30,6 +30,8 @@ class Plan:
 
     phase: str
     tasks: list[Task] = field(default_factory=list)
+    #: What runs before ``migrate``, where that is one of the tasks, and if a migration is pending.
+    before_migrate: list[Task] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
@@ -68,13 +70,51 @@ class Planner:
             for hook in self._hooks[phase].hooks:
                 if hook.name not in names:
                     self._add(plan, Item(hook.name), asked_for=True)
+            if phase == "post_start" and self.settings.before_migrate and not self._migrates():
+                plan.warnings.append(
+                    "STARTUP_BEFORE_MIGRATE is set, but the built-in migrate is on no list: nothing runs before what "
+                    "else may migrate"
+                )
             if phase == "post_start" and (unlisted := self._unlisted()):
                 plan.notes.append(f"on no list, so not run: {', '.join(unlisted)}")
+        if any(task.builtin is not None and not task.ledgered for task in plan.tasks):
+            self._variable = "STARTUP_BEFORE_MIGRATE"
+            for item in self.settings.before_migrate:
+                self._add_before_migrate(plan, item)
         return plan
+
+    def _migrates(self) -> bool:
+        listed = {item.name for phase in START_PHASES for item in self._listed(phase)}
+        return "migrate" in listed - {*self.settings.definitions, *registry, *self.settings.skip}
+
+    def _add_before_migrate(self, plan: Plan, item: Item) -> None:
+        """It has a rule of its own: under the lock, once for the same pending migrations."""
+        if item.name in self.settings.skip:
+            plan.notes.append(f"{item.name} is left out: STARTUP_SKIP_TASKS names it")
+            return
+        if item.policy:
+            self.faults.append(
+                f"{self._variable} has {item.name}@{item.policy}: what runs before migrations takes no policy, it runs "
+                "once for the same pending ones"
+            )
+        task = self._resolve(item, plan.phase)
+        if task is None:
+            return
+        if task.builtin is not None:
+            self.faults.append(
+                f"{self._variable} has {item.name}, which is built in and needs what migrations make: name a task of "
+                "your own, such as a backup"
+            )
+            return
+        task.policy = BEFORE_MIGRATE
+        task.timeout = self.settings.timeout if task.timeout is None else task.timeout
+        task.retries = self._retries(task, plan.phase)
+        plan.before_migrate.append(task)
 
     def _unlisted(self) -> list[str]:
         """The tasks that are defined and that no phase runs, with the name that may have been meant."""
         run = {item.name for phase in PHASES for item in self._listed(phase)}
+        run |= {item.name for item in self.settings.before_migrate}
         run |= {hook.name for scan in self._hooks.values() for hook in scan.hooks}
         unlisted = sorted({*self.settings.definitions, *registry} - run - self.settings.skip)
         if not unlisted:
@@ -110,6 +150,7 @@ class Planner:
         task.timeout = self.settings.timeout if task.timeout is None else task.timeout
         if plan.phase in LOCKLESS_PHASES and not self._may_do_without_lock(task, item, plan.phase):
             return
+        task.retries = self._retries(task, plan.phase)
         self._check_policy(task, item)
         note = self._prepare(task, asked_for)
         plan.warnings += task.builtin.warnings if task.builtin else ()
@@ -207,6 +248,12 @@ class Planner:
                 "set it to this image's version"
             )
 
+    def _retries(self, task: Task, phase: str) -> int:
+        """None while time is short, around the app's end; nor for what has a rule of its own (``migrate``)."""
+        if phase not in START_PHASES or not task.ledgered:
+            return 0
+        return self.settings.retries if task.retries is None else task.retries
+
     def _check_needs(self, task: Task) -> None:
         settings = self.settings
         if task.clustered and settings.address_faults:
@@ -240,6 +287,7 @@ class Planner:
     def _check_skipped(self) -> None:
         """A misspelt name would let the very task run that somebody wanted left out."""
         listed = {item.name for phase in PHASES for item in self._listed(phase)}
+        listed |= {item.name for item in self.settings.before_migrate}
         for name in sorted(self.settings.skip - listed - self._known()):
             self.faults.append(f"STARTUP_SKIP_TASKS names '{name}', which is no task: {self._hint(name)}")
 

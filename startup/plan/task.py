@@ -64,6 +64,8 @@ class Context:
 
 
 Function = Callable[[Context], object]
+#: In place of a policy, for what STARTUP_BEFORE_MIGRATE names, and what its keys in the ledger begin with.
+BEFORE_MIGRATE, PENDING = "before migrate", "pending"
 
 
 #: Every @task function that has been imported.
@@ -78,6 +80,7 @@ def task(  # noqa: F811
     name: str | None = None,
     policy: Policy = "always",
     timeout: float | None = None,
+    retries: int | None = None,
     transaction: bool = True,
     files: Sequence[str] = (),
 ) -> Callable[[Function], Function]: ...
@@ -88,16 +91,18 @@ def task(  # noqa: F811
     name: str | None = None,
     policy: Policy = "always",
     timeout: float | None = None,
+    retries: int | None = None,
     transaction: bool = True,
     files: Sequence[str] = (),
 ) -> Function | Callable[[Function], Function]:
     """Make a function a startup task, named like the function unless *name* says otherwise.
 
-    *timeout* is in seconds (default: STARTUP_TIMEOUT; 0: no limit). *files* are what the policy ``change`` watches
+    *timeout* is in seconds, for each try (default: STARTUP_TIMEOUT; 0: no limit). *retries* is how often it is tried
+    again when it failed (default: STARTUP_RETRIES). *files* are what the policy ``change`` watches
     beside the function's own source. ``transaction=False`` gives an autocommit connection: what the task does then
     happens at least once, not exactly once. A generator is a backfill in batches: each ``yield CURSOR`` commits what
     it wrote since the last one, and a node that takes over goes on at ``context.cursor``. ValueError for a policy
-    that is not known, a name that is taken, a timeout that is no number of seconds, or a function that cannot be
+    that is not known, a name that is taken, a timeout that is no number of seconds, retries that are no whole number, or a function that cannot be
     called with a Context.
     """
 
@@ -112,11 +117,15 @@ def task(  # noqa: F811
             raise ValueError(f"task {known} is defined twice: in {_place(other.function)} and {_place(function)}")
         if timeout is not None and not (isinstance(timeout, int | float) and 0 <= timeout <= LONGEST):
             raise ValueError(f"task {known}: timeout is {timeout!r}: it must be a number of seconds (0: no limit)")
+        if retries is not None and not (type(retries) is int and retries >= 0):
+            raise ValueError(f"task {known}: retries is {retries!r}: it must be a whole number (0: none)")
         if why := not_callable(function):
             raise ValueError(f"task {known}: {why}")
         paths = (files,) if isinstance(files, str) else tuple(files)
         source = f"@task in {function.__module__}"
-        registry[known] = Task(known, "function", source, policy, timeout, function, transaction, paths)
+        registry[known] = Task(
+            known, "function", source, policy, timeout, function, transaction, paths, retries=retries
+        )
         return function
 
     return register if function is None else register(function)
@@ -159,6 +168,8 @@ class Task:
     argv: Sequence[str] = ()
     definition: str = ""  # what the policy ``change`` watches, beside the files and a function's source
     description: str = ""
+    retries: int | None = None  # a plan puts STARTUP_RETRIES for None
+    pending: str = ""  # a checksum of the migrations before which it runs
 
     def __post_init__(self) -> None:
         if self.function is not None:
@@ -193,6 +204,8 @@ class Task:
 
     def key(self, release: str) -> str:
         """What it has to be done for: a release, a content, or once and for all. SettingError for a missing file."""
+        if self.policy == BEFORE_MIGRATE:
+            return f"{PENDING} {self.pending}"
         if self.policy == "release":
             return f"release {release}"
         if self.policy != "change":

@@ -59,7 +59,7 @@ class Execution:
             text = str(error)
             if not text.startswith(f"task {task.name} "):
                 text = f"task {task.name} failed: {text}"
-            raise TaskFailed(text) from None
+            raise type(error)(text) from None
         except StartupError:
             raise
         except BaseException as error:

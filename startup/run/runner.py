@@ -16,7 +16,7 @@ from startup.errors import Interrupted, LockLost, StartupError, TaskFailed, Unre
 from startup.ledger import journal
 from startup.ledger.ledger import DONE, FAILED, RUNNING, STOPPED, Entry
 from startup.plan.planner import Plan
-from startup.plan.task import Task
+from startup.plan.task import BEFORE_MIGRATE, Task
 from startup.process.interrupts import Interrupts
 from startup.records import replace
 from startup.run.cluster import Cluster
@@ -86,9 +86,12 @@ class Runner:
         """Run one task here and now, without lock, ledger and database."""
         with self._named(task):
             started = self._announce(task)
-            with self._execution.limited(task):
-                result = self._execution.run(task, started)
-            self._finished(task, started, result)
+
+            def once() -> str:
+                with self._execution.limited(task):
+                    return self._execution.run(task, time.monotonic())
+
+            self._finished(task, started, self._tried(task, once))
 
     # ------------------------------------------------------------------------ the cluster's tasks
 
@@ -116,6 +119,8 @@ class Runner:
             return
         self._begin()
         for task in tasks:
+            if self.plan.before_migrate:
+                self._run_before(task)
             with self._named(task):
                 if not task.clustered:
                     self.run_one(task)
@@ -129,6 +134,17 @@ class Runner:
         session = self._cluster.session
         self._journal.close(session, DONE)  # a session that is lost from here on is seen by what comes last
         session.unlock()
+
+    def _run_before(self, task: Task) -> None:
+        """What must have run before *task*, if that is ``migrate`` and a migration is pending."""
+        from startup.run.before_migrate import due, failed
+
+        for one in due(self.plan, task, self._cluster.session):
+            with self._named(one), failed():
+                if self._cluster.done([one]):
+                    log.say(f"{self._place(one)} is done already, for the same pending migrations")
+                else:
+                    self._run_and_record(one)
 
     def _open(self, tasks: Sequence[Task]) -> bool:
         """Was everything found done, while the app booted or now? Else there is a session."""
@@ -191,12 +207,19 @@ class Runner:
         started = self._announce(task)
         ledger.step(self._epoch, task.name, self._position(task))
         self._journal.write(session, RUNNING)
+
+        def once() -> str:
+            try:
+                with self._execution.limited(task):
+                    return self._run_with_row(task, entry, time.monotonic())
+            except TaskFailed:
+                session.reset()
+                session.require_lock()  # LockLost instead: whoever has it now has the ledger too
+                raise
+
         try:
-            with self._execution.limited(task):
-                result = self._run_with_row(task, entry, started)
+            result = self._tried(task, once)
         except TaskFailed as error:
-            session.reset()
-            session.require_lock()  # LockLost instead: whoever has it now has the ledger too
             if task.ledgered:
                 with contextlib.suppress(TaskFailed):
                     ledger.mark(self._epoch, replace(entry, state=FAILED, error=log.redact(str(error))))
@@ -231,6 +254,19 @@ class Runner:
         mark_done()
         return result
 
+    def _tried(self, task: Task, once: Callable[[], str]) -> str:
+        """Do *once*, and again while the task has retries left. The nodes that wait for it see a task that runs."""
+        from startup.run.retries import tried
+
+        def tell(what: str) -> None:
+            self.state.phase(f"running {self._place(task)} {what}")
+
+        return tried(task, once, self._require_lock_if_held, tell)
+
+    def _require_lock_if_held(self) -> None:
+        if self._epoch:
+            self._cluster.session.require_lock()
+
     # ------------------------------------------------------------------------- what is told
 
     def _say_waiting(self, text: str) -> None:
@@ -249,7 +285,8 @@ class Runner:
         return time.monotonic()
 
     def _finished(self, task: Task, started: float, result: str) -> None:
-        self.left.remove(task.name)
+        if task.policy != BEFORE_MIGRATE:
+            self.left.remove(task.name)
         self._journal.end()
         took = time.monotonic() - started
         log.say(f"{self._place(task)} is done after {took:.2f} s{': ' if result else ''}{result}", seconds=took)
@@ -262,7 +299,10 @@ class Runner:
         log.always(task=None, position=None, total=None)
 
     def _position(self, task: Task) -> int:
+        if task.policy == BEFORE_MIGRATE:  # that of ``migrate``
+            return [one.builtin is not None and not one.ledgered for one in self.plan.tasks].index(True) + 1
         return self.plan.tasks.index(task) + 1
 
     def _place(self, task: Task) -> str:
-        return f"task {self._position(task)} of {len(self.plan.tasks)}, {task.name},"
+        what = f"{task.name} {BEFORE_MIGRATE}" if task.policy == BEFORE_MIGRATE else task.name
+        return f"task {self._position(task)} of {len(self.plan.tasks)}, {what},"

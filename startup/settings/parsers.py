@@ -44,6 +44,13 @@ def seconds(value: str) -> float:
     return float(value)
 
 
+def count(value: str) -> int:
+    """A whole number, not negative."""
+    if not re.fullmatch(r"\d{1,6}", value, re.ASCII):
+        raise ValueError("it must be a whole number, such as 3 (0: none; 999999 at most)")
+    return int(value)
+
+
 def choice(*words: str) -> Callable[[str], str]:
     """One of *words*."""
 

@@ -16,7 +16,20 @@ from startup.records import dataclass, field, fields
 from startup.settings import passwords
 from startup.settings.address import Address, for_commands
 from startup.settings.address import parse as parse_address
-from startup.settings.parsers import Item, boolean, choice, identifier, items, label, names, seconds, text, word, words
+from startup.settings.parsers import (
+    Item,
+    boolean,
+    choice,
+    count,
+    identifier,
+    items,
+    label,
+    names,
+    seconds,
+    text,
+    word,
+    words,
+)
 from startup.settings.reader import DEVELOPMENT, FILES, MODULE, SHELL, Entry, Reader
 
 TYPE_CHECKING = False
@@ -69,10 +82,14 @@ class Settings:
     )
     wait_timeout: float = setting("60", seconds, "how long it may take until all of that is there")
     failed: list[Item] = setting("", items, "the tasks when the startup has failed, before the app is stopped")
+    before_migrate: list[Item] = setting(
+        "", items, "tasks (a backup) before migrations: once for the same pending ones"
+    )
     skip: frozenset[str] = setting("", names, "names left out, whatever list they are on", name="STARTUP_SKIP_TASKS")
     module: str = setting("", text, "a Python module with `@task` functions")
     hooks_dir: str = setting("/etc/startup/hooks", text, "it has a directory for each phase, `PHASE.d`", reader=SHELL)
     timeout: float = setting("0", seconds, "the limit for each task")
+    retries: int = setting("0", count, "how often a task that failed is tried again, after 1, 2, 4 ... s")
     on_failure: str = setting("stop", choice("stop", "continue"), "`continue`: the app stays up, its health check red")
     ping: Ping = setting("auto", _ping, "how the app is asked whether it is up")
     ping_timeout: float = setting("300", seconds, "how long it may take until the app answers")

@@ -41,7 +41,7 @@ def meant(word: str, verbs: Sequence[str]) -> str:
     from startup.builtin.registry import BUILT_IN
 
     loaded = settings.load(os.environ)
-    lists = (loaded.tasks, loaded.pre_start, loaded.pre_stop, loaded.post_stop, loaded.failed)
+    lists = (loaded.tasks, loaded.pre_start, loaded.pre_stop, loaded.post_stop, loaded.failed, loaded.before_migrate)
     tasks = {*BUILT_IN, *loaded.definitions, *(item.name for one in lists for item in one)}
     name = normal(word)
     if name in tasks:

@@ -10,6 +10,7 @@ from types import SimpleNamespace as Arguments
 from startup import log
 from startup.errors import SettingError
 from startup.plan.planner import PHASES, Plan, Planner
+from startup.plan.task import BEFORE_MIGRATE
 from startup.process.interrupts import Interrupts
 from startup.settings.settings import Settings
 from startup.verbs import common
@@ -34,7 +35,7 @@ def describe(arguments: Arguments, interrupts: Interrupts) -> int:
 
 
 def _as_json(settings: Settings, plans: dict[str, Plan]) -> dict[str, object]:
-    fields = ("name", "policy", "kind", "source", "description")
+    fields = ("name", "policy", "kind", "source", "description", "retries")
     return {
         "settings": {
             name: {"value": value, "from": settings.origins.get(name, "default")}
@@ -44,6 +45,11 @@ def _as_json(settings: Settings, plans: dict[str, Plan]) -> dict[str, object]:
             phase: [{field: getattr(task, field) for field in fields} for task in resolved.tasks]
             for phase, resolved in plans.items()
         },
+        "before_migrate": [
+            {field: getattr(task, field) for field in fields}
+            for resolved in plans.values()
+            for task in resolved.before_migrate
+        ],
         "notes": [note for resolved in plans.values() for note in resolved.notes],
         "warnings": [*settings.warnings, *(one for resolved in plans.values() for one in resolved.warnings)],
     }
@@ -53,7 +59,9 @@ def _lines(settings: Settings, plans: dict[str, Plan]) -> Iterator[str]:
     for phase, resolved in plans.items():
         yield f"{phase}:" if resolved.tasks or resolved.notes else f"{phase}: nothing"
         for task in resolved.tasks:
-            yield f"  {task.name} ({task.how_often}; {task.source}): {task.description}".removesuffix(": ")
+            often = f"{task.how_often}; {task.retries} retries" if task.retries else task.how_often
+            yield f"  {task.name} ({often}; {task.source}): {task.description}".removesuffix(": ")
+        yield from (f"  {BEFORE_MIGRATE}: {task.name} ({task.source})" for task in resolved.before_migrate)
         yield from (f"  -  {note}" for note in resolved.notes)
     yield "settings:"
     for name, value in sorted(settings.values.items()):

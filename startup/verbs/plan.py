@@ -11,9 +11,10 @@ from startup import log
 from startup.database.connect import connect
 from startup.errors import StartupError
 from startup.plan.planner import FAILED, Plan, Planner
-from startup.plan.task import Task
+from startup.plan.task import BEFORE_MIGRATE, Task
 from startup.process.interrupts import Interrupts
 from startup.records import dataclass
+from startup.run.before_migrate import due, pending_for
 from startup.run.cluster import Cluster
 from startup.settings.settings import DATABASE, Settings
 from startup.verbs import common
@@ -53,7 +54,7 @@ def plan(arguments: Arguments, interrupts: Interrupts) -> int:
             refused.append(error)
         why = "".join(f"cannot be told: {error}" for error in refused)
         outlooks = [_outlook(task, cluster, why) for task in resolved.tasks]
-        for line in _lines(settings, resolved, outlooks):
+        for line in _lines(settings, resolved, outlooks, cluster):
             print(log.plain(log.redact(line)))
         if refused:
             raise refused[0]
@@ -63,10 +64,11 @@ def plan(arguments: Arguments, interrupts: Interrupts) -> int:
     return TO_DO if arguments.check and any(outlook.to_do for outlook in outlooks) else 0
 
 
-def _lines(settings: Settings, resolved: Plan, outlooks: Sequence[Outlook]) -> Iterator[str]:
+def _lines(settings: Settings, resolved: Plan, outlooks: Sequence[Outlook], cluster: Cluster) -> Iterator[str]:
     if settings.wait_for:
         yield f"0. waits for {', '.join(map(str, settings.wait_for))} (STARTUP_WAIT_FOR)"
     for number, (task, outlook) in enumerate(zip(resolved.tasks, outlooks, strict=True), 1):
+        yield from _before(resolved, task, cluster)
         yield f"{number}. {task.name} ({task.how_often}; {task.source}): {outlook.text}"
         yield from (f"   {line}" for line in outlook.details)
     yield from (f"-  {note}" for note in resolved.notes)
@@ -74,6 +76,14 @@ def _lines(settings: Settings, resolved: Plan, outlooks: Sequence[Outlook]) -> I
         yield "-  this node only waits until others have done it, all but the local tasks: STARTUP_ROLE is 'follower'"
     if not resolved.tasks:
         yield "nothing would run"
+
+
+def _before(resolved: Plan, task: Task, cluster: Cluster) -> Iterator[str]:
+    """The tasks that would run first, since *task* has something pending."""
+    pending = pending_for(task, cluster.session) if resolved.before_migrate and cluster.is_open else []
+    for one in due(resolved, task, cluster.session) if pending else []:
+        done = "is done already for the same " if cluster.done([one]) else ""
+        yield f"   {BEFORE_MIGRATE}: {one.name} ({done}{len(pending)} pending)"
 
 
 def _outlook(task: Task, cluster: Cluster, why: str) -> Outlook:

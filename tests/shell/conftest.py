@@ -25,6 +25,8 @@ from typing import Any
 
 import pytest
 
+from tests.schemas import check_lines
+
 ROOT = Path(__file__).parents[2]
 APPS = Path(__file__).parent / "apps"
 SHELLS = {"dash": ("dash",), "busybox": ("busybox", "sh"), "bash": ("bash",)}
@@ -162,6 +164,7 @@ class Entrypoint:
         done = subprocess.run(self.words(*command), env=self.environment(env or {}), text=True, check=False, **options)
         if done.returncode < 0:
             done.returncode = 128 - done.returncode
+        check_lines(done.stderr or "")
         return done
 
     def start(self, *command: str, env: Mapping[str, str] | None = None, **options: Any) -> Running:

@@ -123,3 +123,34 @@ def test_startup_anything_is_ours_and_never_the_app(entrypoint: Entrypoint) -> N
         done = entrypoint.run("startup", word, env={"STARTUP_TASK_SEED": "true"})
         assert done.returncode == 2 and f"did you mean {meant}?" in done.stderr, done.stderr
     assert "startup run NAME" in entrypoint.run("startup", "zzzzzz").stderr
+
+
+TRACE, SPAN = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"  # W3C Trace Context, section 3.2.2
+NO_TRACES = [
+    f"00-{TRACE}-{SPAN}",
+    f"ff-{TRACE}-{SPAN}-01",
+    f"00-{'0' * 32}-{SPAN}-01",
+    f"00-{TRACE}-{'0' * 16}-01",
+    f"00-{TRACE.upper()}-{SPAN}-01",
+    f"00-{TRACE}-{SPAN}-01-more",
+    f'00-{TRACE}-{SPAN}-01", "forged": "yes',
+    f"00-{TRACE}-{SPAN}-01\nforged",
+    f"forged\n00-{TRACE}-{SPAN}-01",
+    "\\",
+]
+
+
+def test_a_trace_that_is_handed_in_is_on_every_json_line_whoever_writes_it_and_reaches_tasks(
+    entrypoint: Entrypoint,
+) -> None:
+    parent = f"00-{TRACE}-{SPAN}-01"
+    env = {**TASKS, "TRACEPARENT": parent, "STARTUP_TASK_ONE": 'echo "$TRACEPARENT" >seen'}
+    for event in events(entrypoint.run("sleep", "30", env=env).stderr):
+        assert (event["trace.id"], event["span.id"]) == (TRACE, SPAN), event
+    assert (entrypoint.directory / "seen").read_text() == f"{parent}\n"
+
+
+@pytest.mark.parametrize("value", NO_TRACES)
+def test_a_trace_that_is_not_valid_is_on_no_line_and_breaks_none(entrypoint: Entrypoint, value: str) -> None:
+    for event in events(entrypoint.run("sleep", "30", env={**TASKS, "TRACEPARENT": value}).stderr):
+        assert not {"trace.id", "span.id", "forged"} & set(event), event
