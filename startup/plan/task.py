@@ -102,8 +102,8 @@ def task(  # noqa: F811
     beside the function's own source. ``transaction=False`` gives an autocommit connection: what the task does then
     happens at least once, not exactly once. A generator is a backfill in batches: each ``yield CURSOR`` commits what
     it wrote since the last one, and a node that takes over goes on at ``context.cursor``. ValueError for a policy
-    that is not known, a name that is taken, a timeout that is no number of seconds, retries that are no whole number, or a function that cannot be
-    called with a Context.
+    that is not known, a name that is taken, a timeout that is no number of seconds, retries that are no whole number,
+    or a function that cannot be called with a Context.
     """
 
     def register(function: Function) -> Function:

@@ -202,6 +202,19 @@ def test_a_new_release_starts_anew_and_the_same_one_goes_on(app: Filled) -> None
 
 
 @BOTH
+def test_a_retry_goes_on_at_the_cursor(app: Filled) -> None:
+    app.fill(
+        after="""if first == 6 and not os.path.exists('tried'):
+            open('tried', 'w').close()
+            raise OSError('away')""",
+        more=", retries=1",
+    )
+    said = app.ok("fill")
+    assert "try 1 of 2" in said and "goes on after 3 batches, at 6" in said
+    assert app.times == [1] * 10 and app.row == ("done", None, 5)
+
+
+@BOTH
 def test_forget_clears_the_cursor(app: Filled) -> None:
     app.fill(after="if first == 6 and not os.path.exists('mended'): raise ValueError('no more')")
     app.fails("fill")
