@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import io
 import os
-import re
 import sys
 import threading
 import time
@@ -22,6 +21,7 @@ from functools import cache
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import re
     from typing import Any, TextIO
 
 #: What may never be printed: passwords and the contents of ``_FILE`` settings. Filled by the settings.
@@ -49,6 +49,8 @@ def hide(secret: str, *public: str) -> None:
     """
     if not secret:
         return
+    import re
+
     plain = secret
     if "%" in secret:
         from urllib.parse import unquote
@@ -71,11 +73,17 @@ def redact(text: str) -> str:
             text = _forms(secret).sub(MASK, text)
     for pattern in _words.values():
         text = pattern.sub(MASK, text)
-    return re.sub(_PASSWORD, rf"\1{MASK}@", text) if "://" in text else text
+    if "://" not in text:
+        return text
+    import re
+
+    return re.sub(_PASSWORD, rf"\1{MASK}@", text)
 
 
 def without(text: str, values: Iterable[str]) -> str:
     """*text* without *values*, in whatever form; one of a few letters or digits as a word alone."""
+    import re
+
     for value in sorted(filter(None, values), key=len, reverse=True):
         if len(value) < _CUT and value.isalnum():
             pattern = re.compile(rf"\b{value}\b")
@@ -90,6 +98,8 @@ def without(text: str, values: Iterable[str]) -> str:
 @cache
 def _hints(secret: str) -> tuple[str, str]:
     """Of which one is in every form of *secret*, and in what was cut within it."""
+    import re
+
     runs = re.findall(r"[A-Za-z0-9]+", secret) or [secret]
     return max(runs, key=len), runs[0][:_CUT]
 
@@ -101,6 +111,8 @@ def _forms(secret: str) -> re.Pattern[str]:
     Letters and digits stand for themselves, in SQL, shells, URLs and JSON; of all else each form that one of these
     gives it. A line may have been cut within it: the server cuts statements, and so do others.
     """
+    import re
+
     if not re.search(r"[A-Za-z0-9]", secret):
         return re.compile(re.escape(secret))
     parts = [one if one.isascii() and one.isalnum() else _character(one) for one in secret]
@@ -114,6 +126,8 @@ def _forms(secret: str) -> re.Pattern[str]:
 
 def _character(one: str) -> str:
     """The pattern of a character that is neither letter nor digit, in all its forms."""
+    import re
+
     octets = one.encode("utf-8", "surrogateescape")
     units = one.encode("utf-16-be", "surrogatepass")
     code = ord(one)
@@ -140,6 +154,8 @@ def plain(text: str) -> str:
     """*text* on one line: control characters of others, and bytes that are no UTF-8, as Python escapes them."""
     if text.isprintable():  # as most are
         return text
+    import re
+
     return re.sub(_CONTROL, lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
@@ -210,6 +226,7 @@ class Json:
     def line(self, level: str, message: str, fields: dict[str, object]) -> str:
         """One event."""
         import json
+        import re
         from datetime import datetime, timezone
 
         moment = datetime.fromtimestamp(time.time(), timezone.utc)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import stat
 from collections.abc import Collection
 from itertools import takewhile
@@ -74,6 +73,8 @@ def find(hooks_dir: str, phase: str) -> HookScan:
         return scan
     if names and (_is_open(directory, scan) or _is_open(hooks_dir, scan)):
         return scan
+    import re
+
     others = []
     for name in names:
         path = os.path.join(directory, name)
@@ -115,6 +116,8 @@ def survey(hooks_dir: str, phases: Collection[str], given: bool) -> HookScan:
 
 
 def _add(scan: HookScan, hook: Hook) -> None:
+    import re
+
     if not re.fullmatch(r"[a-z0-9_]+", hook.name):
         form = "use letters, digits, - and _, as in 20-seed_plans.sh"
         scan.faults.append(f"the hook {hook.path} has no task's name: {form}")
@@ -125,6 +128,8 @@ def _add(scan: HookScan, hook: Hook) -> None:
 
 def parse_name(path: str) -> Hook:
     """``20-seed_plans.once.sh`` is the task ``seed_plans``, policy ``once``: neither number nor ending count."""
+    import re
+
     stem = re.sub(r"^\d+[-_.]?", "", os.path.basename(path)) or os.path.basename(path)
     parts = stem.split(".")
     if len(parts) > 1 and parts[-1] not in POLICIES:
@@ -167,6 +172,7 @@ def _why_not(path: str, first: bytes) -> str:
 
 def _why_not_by_env(env: str, words: list[str]) -> str:
     """The kernel gives it all words as a single one (execve(2)); of an assignment alone it would run the hook anew."""
+    import re
     from shutil import which
 
     whole = " ".join(words)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import importlib
 import os
-import re
 import sys
 
 from startup import roots
@@ -50,6 +49,7 @@ def load(name: str, environ: dict[str, str]) -> Any:
 
 def place(error: BaseException) -> str:
     """File and line of the innermost frame that is the user's: not ours, nor a library's where there is another."""
+    import re
     import sysconfig
     import traceback
 

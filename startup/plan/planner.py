@@ -163,8 +163,10 @@ class Planner:
     def _resolve(self, item: Item, phase: str) -> Task | None:
         settings, name = self.settings, item.name
         if name in settings.definitions:
+            import re
+
             variable, line = f"STARTUP_TASK_{name.upper()}", settings.definitions[name]
-            if REFERENCE.fullmatch(line):
+            if re.fullmatch(REFERENCE, line):
                 return self._reference(name, line, f"{variable}={line}")
             argv = ("/bin/sh", "-c", line)
             return Task(name, "command", variable, argv=argv, definition=line, description=line)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
 import sys
 import threading
 import time
@@ -22,6 +21,12 @@ from startup.ping import attempt
 from startup.ping.attempt import App
 from startup.process import proof
 from startup.spawn import kill_group
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import signal
+else:
+    import _signal as signal  # without signal's enums, as in process/proof.py
 
 _APP_ENDED = signal.SIGUSR2
 _AGAIN = signal.SIGUSR1
@@ -86,6 +91,8 @@ class Interrupts:
         if not seconds:
             yield
             return
+        import signal  # a task runs: from here on the whole of it is worth its price
+
         hard = threading.Timer(seconds + grace + _MARGIN, self._give_up, (seconds, what)) if grace else None
         if hard:
             hard.daemon = True

@@ -7,7 +7,6 @@ yoyo add to it: ``dialect+driver://``, ``?schema=``, and parameters of their own
 from __future__ import annotations
 
 import os.path
-import re
 from collections.abc import Callable, Mapping
 
 from startup import log
@@ -107,6 +106,8 @@ def for_commands(value: str, address: Address) -> tuple[str, str]:
 
 def quote(text: str, safe: str = "/") -> str:
     """Percent-encoding, which few addresses need."""
+    import re
+
     if re.fullmatch(rf"[A-Za-z0-9_.~{re.escape(safe)}-]*", text):
         return text
     from urllib import parse
@@ -116,6 +117,8 @@ def quote(text: str, safe: str = "/") -> str:
 
 def _decode(text: str) -> str:
     """Percent-decoding as libpq does it: ``+`` is a plus, and what is no %XX an error."""
+    import re
+
     if re.search(r"%(?![0-9A-Fa-f]{2})|\s", text):
         raise ValueError(f"it holds a % that is no percent-encoding, or a space: {ENCODE}")
     return _decode_path(text)
@@ -183,6 +186,8 @@ def _postgresql(rest: str) -> Address:
 
 def _schema(parameters: dict[str, list[str]]) -> str:
     """The schema that is asked for, by whichever name; it says where data lands, so it is never left out in silence."""
+    import re
+
     given = {name: parameters.pop(name)[-1] for name in _SCHEMA if name in parameters}
     wanted = {text for text in given.values() if text}
     if len(wanted) > 1:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 
 from startup.records import dataclass
@@ -12,10 +11,10 @@ if TYPE_CHECKING:
     from typing import Any
 
 POLICIES = ("always", "change", "release", "once", "local")
-WORD = re.compile(r"[A-Za-z0-9_-]+")
+WORD = r"[A-Za-z0-9_-]+"
 #: Seconds; a good three years. What is longer is meant to be no limit, and timers would not take it.
 LONGEST = 1e8
-REFERENCE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
+REFERENCE = r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*"
 
 
 @dataclass(frozen=True)
@@ -37,7 +36,8 @@ def boolean(value: str) -> bool:
 
 def seconds(value: str) -> float:
     """A number of seconds, fractions allowed, not negative."""
-    if not re.fullmatch(r"\d+(\.\d*)?|\.\d+", value, re.ASCII):
+    digits = value.replace(".", "", 1)
+    if not (digits.isascii() and digits.isdigit()):
         raise ValueError("it must be a number of seconds, such as 30 or 0.5 (0: no limit)")
     if float(value) > LONGEST:
         raise ValueError(f"it must be at most {LONGEST:.0f} seconds; 0 is no limit")
@@ -65,7 +65,7 @@ def choice(*words: str) -> Callable[[str], str]:
 
 def words(value: str) -> list[str]:
     """Words separated by spaces or commas; ``none`` is the empty list."""
-    found = [word for word in re.split(r"[\s,]+", value) if word]
+    found = value.replace(",", " ").split()
     return [] if found == ["none"] else found
 
 
@@ -82,13 +82,19 @@ class PartlyRead(ValueError):
         self.rest = rest
 
 
+def _is_task(name: str) -> bool:
+    import re
+
+    return bool(re.fullmatch(WORD, name) or re.fullmatch(REFERENCE, name))
+
+
 def items(value: str) -> list[Item]:
     """A list of tasks: ``migrate insert_users@once``."""
     found: list[Item] = []
     wrong: list[str] = []
     for word in words(value):
         name, at, policy = word.partition("@")
-        if not (WORD.fullmatch(name) or REFERENCE.fullmatch(name)):
+        if not _is_task(name):
             wrong.append(f"'{word}' is no task: a name is made of letters, digits, - and _, or is module:function")
             continue
         if at and policy not in POLICIES:
@@ -121,6 +127,8 @@ def label(value: str) -> str:
 
 def word(value: str) -> str:
     """One word, which may stand in a file's name."""
+    import re
+
     if not re.fullmatch(r"[\w-][\w.-]*", value):
         raise ValueError("it must be a word, such as dev, test or prod")
     return value
@@ -128,7 +136,8 @@ def word(value: str) -> str:
 
 def identifier(value: str) -> str:
     """A table's name, with its schema in front where that is meant."""
-    if not re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)?", value):
+    parts = value.split(".")
+    if len(parts) > 2 or not all(one.replace("_", "a").isalnum() and not one[0].isdecimal() for one in parts):
         raise ValueError("it must be a table's name, such as users or app.users")
     return value
 

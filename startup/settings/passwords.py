@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterator, Mapping
 
 from startup import log
@@ -12,6 +11,8 @@ from startup.settings.address import SECRET, Address
 
 def of_libpq(address: Address, environ: Mapping[str, str]) -> Iterator[str]:
     """PGPASSWORD, and what stands in password files and service files (PostgreSQL manual, 32.16 and 32.17)."""
+    import re
+
     yield environ.get("PGPASSWORD", "")
     home = environ.get("HOME") or "/nonexistent"
     for line in _lines(address.conninfo.get("passfile") or environ.get("PGPASSFILE") or f"{home}/.pgpass"):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 
 from startup import log
@@ -123,6 +122,8 @@ class Reader:
             return self.environ.get(name, ""), name
         if name in self.environ:
             self.faults.append(f"{name} and {name}_FILE are both set: keep one of them")
+        import re
+
         if re.search(r"://|@|\s|password", file) and not os.path.isfile(file):  # an address: nothing of it is shown
             log.hide(file)
             log.hide(file.rpartition("@")[0].rpartition(":")[2])
@@ -157,7 +158,9 @@ class Reader:
             name = normal(variable.removeprefix("STARTUP_TASK_"))
             if not variable.startswith("STARTUP_TASK_") or not name:
                 continue
-            if not WORD.fullmatch(name):
+            import re
+
+            if not re.fullmatch(WORD, name):
                 self.faults.append(f"{variable} is no task's name: a name is made of letters, digits, - and _")
             elif name in variables:
                 self.faults.append(f"{variables[name]} and {variable} define the same task, {name}: keep one of them")
@@ -187,6 +190,8 @@ class Reader:
 
 def _is_service_link(name: str, environ: Mapping[str, str]) -> bool:
     """What Kubernetes and Docker's links set for a service called ``startup`` or ``startup-...``: none is a setting."""
+    import re
+
     link = r"(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_\w+)?|NAME|ENV_\w+)"
     services = (one.removesuffix("PORT") for one in environ if re.fullmatch(r"STARTUP_(\w+_)?PORT", one))
     found = [one for one in services if re.match(r"(tcp|udp|sctp)://", environ[f"{one}PORT"])]
