@@ -30,7 +30,7 @@ def reports(startup: Any, url: str) -> tuple[dict[str, Any], dict[str, Any]]:
     settings = {"DATABASE_URL": url, "STARTUP_TASKS": "migrate a", "STARTUP_TASK_A": "true"}
     startup.write("migrations/0001_a.sql", "CREATE TABLE a (n int);")
     assert startup("init", **settings, STARTUP_LOG_FORMAT="json").returncode == 0
-    return tuple(json.loads(startup(name, "--json", **settings).stdout) for name in ("status", "describe"))  # type: ignore[return-value]
+    return tuple(json.loads(startup(name, "--json", **settings).stdout) for name in ("status", "describe"))
 
 
 def paths(value: Any, at: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
