@@ -10,6 +10,7 @@ from startup.errors import TaskFailed
 from startup.plan.planner import Plan
 from startup.plan.task import Task
 from startup.records import replace
+from startup.run.retries import to_first_line
 from startup.sha256 import sha256
 
 
@@ -34,6 +35,5 @@ def failed() -> Iterator[None]:
     try:
         yield
     except TaskFailed as error:
-        raise TaskFailed(
-            f"{error}\nno migration was applied: it must run before them (STARTUP_BEFORE_MIGRATE)"
-        ) from error
+        words = "; it must run before migrations (STARTUP_BEFORE_MIGRATE), so none was applied"
+        raise TaskFailed(to_first_line(str(error), words)) from error

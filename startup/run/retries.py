@@ -53,5 +53,10 @@ def tried(task: Task, once: Callable[[], str], look: Callable[[], None], tell: C
     except TaskFailed as error:
         if tries == 1 or isinstance(error, EndedInside):
             raise
-        first, line_end, rest = str(error).partition("\n")
-        raise TaskFailed(f"{first} (try {tries} of {tries}){line_end}{rest}") from error
+        raise TaskFailed(to_first_line(str(error), f" (try {tries} of {tries})")) from error
+
+
+def to_first_line(text: str, words: str) -> str:
+    """*text* with *words* at the end of its first line, which is what the entrypoint's last line says."""
+    first, line_end, rest = text.partition("\n")
+    return f"{first}{words}{line_end}{rest}"

@@ -40,7 +40,7 @@ def test_where_it_fails_nothing_is_applied(app: App) -> None:  # noqa: F811
     write(app, "0001_a")
     log = app.fails("migrate", **{**BACKUP, "STARTUP_TASK_BACKUP": "exit 3"})
     assert "task backup failed: it ended with exit code 3" in log
-    assert "no migration was applied: it must run before them (STARTUP_BEFORE_MIGRATE)" in log
+    assert "; it must run before migrations (STARTUP_BEFORE_MIGRATE), so none was applied" in log
     assert "1, migrate, starts" not in log
     assert app.ledger() == [("backup", "before migrate", "failed")]
     app.ok("migrate", **BACKUP)  # mended: it runs, and so do they

@@ -467,6 +467,29 @@ FAILURES = (
         env={"STARTUP_TASKS": "seed@local", "STARTUP_TASK_SEED": "sleep 60", "STARTUP_TIMEOUT": "1"},
     ),
     Failure(
+        "retries",
+        TASKS,
+        "Exit code 70, after warnings.",
+        "startup: error: task seed failed: it ended with exit code 3; its own output says why (try 2 of 2); the app was "
+        "stopped (exit code 70)",
+        70,
+        "The task failed as often as `STARTUP_RETRIES` or `@task(retries=N)` lets it; a warning has each try's error.",
+        "Read what it wrote at each try, above; more tries bridge more: 4 retries wait for 15 s in all, 6 for a minute.",
+        env={"STARTUP_TASKS": "seed@local", "STARTUP_TASK_SEED": "exit 3", "STARTUP_RETRIES": "1"},
+    ),
+    Failure(
+        "before_migrate",
+        TASKS,
+        "Exit code 70.",
+        "startup: error: task backup failed: it ended with exit code 3; its own output says why; it must run before "
+        "migrations (STARTUP_BEFORE_MIGRATE), so none was applied; the app was stopped (exit code 70)",
+        70,
+        "A migration is pending, and the backup before it failed. Nothing is changed.",
+        "Read what it wrote, above. In an emergency `STARTUP_SKIP_TASKS=backup` migrates without.",
+        env={"STARTUP_BEFORE_MIGRATE": "backup", "STARTUP_TASK_BACKUP": "exit 3"},
+        files={"migrations/0001_users.sql": "CREATE TABLE users (id int);\n"},
+    ),
+    Failure(
         "migration",
         TASKS,
         "Exit code 70, and the place in the file.",

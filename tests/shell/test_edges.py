@@ -196,3 +196,12 @@ def test_the_apps_end_is_noticed_while_the_tasks_module_is_being_imported(
     running = entrypoint.start("sh", "-c", f"until [ -e {mark} ]; do sleep 0.05; done; exit 7", env=env)
     assert running.wait() == 7
     assert "these tasks did not run: later" in running.last_line
+
+
+def test_an_app_that_ends_in_the_pause_before_a_tasks_next_try_ends_it(entrypoint: Entrypoint) -> None:
+    line = "echo try >>ran; [ $(wc -l <ran) -lt 3 ] || : >third; exit 5"  # the pause after the third has 4 s
+    env = {"STARTUP_TASKS": "never@local", "STARTUP_TASK_NEVER": line, "STARTUP_RETRIES": "20", "STARTUP_PING": "none"}
+    done = entrypoint.run("sh", "-c", "until [ -e third ]; do sleep 0.1; done; sleep 0.5; exit 4", env=env)
+    assert done.returncode == 4, done.stderr
+    assert (entrypoint.directory / "ran").read_text() == "try\n" * 3
+    assert "these tasks did not run: never" in done.stderr

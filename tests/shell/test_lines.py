@@ -144,10 +144,15 @@ def test_a_trace_that_is_handed_in_is_on_every_json_line_whoever_writes_it_and_r
     entrypoint: Entrypoint,
 ) -> None:
     parent = f"00-{TRACE}-{SPAN}-01"
+    (entrypoint.directory / "tasks.py").write_text(
+        'def note(context):\n    open("noted", "w").write(context.environ["TRACEPARENT"])\n'
+    )
     env = {**TASKS, "TRACEPARENT": parent, "STARTUP_TASK_ONE": 'echo "$TRACEPARENT" >seen'}
+    env["STARTUP_TASKS"] = "one@local tasks:note@local two@local"
     for event in events(entrypoint.run("sleep", "30", env=env).stderr):
         assert (event["trace.id"], event["span.id"]) == (TRACE, SPAN), event
     assert (entrypoint.directory / "seen").read_text() == f"{parent}\n"
+    assert (entrypoint.directory / "noted").read_text() == parent
 
 
 @pytest.mark.parametrize("value", NO_TRACES)
