@@ -212,7 +212,9 @@ _TRACEPARENT = r"(?!ff)[0-9a-f]{2}-(?!0+-)([0-9a-f]{32})-(?!0+-)([0-9a-f]{16})-[
 
 def trace(traceparent: str) -> dict[str, object]:
     """What JSON lines say of the trace that TRACEPARENT names; nothing of one that is not valid."""
-    found = re.fullmatch(_TRACEPARENT, traceparent) if traceparent else None
+    import re
+
+    found = re.fullmatch(_TRACEPARENT, traceparent)
     return {"trace.id": found[1], "span.id": found[2]} if found else {}
 
 

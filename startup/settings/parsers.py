@@ -46,7 +46,7 @@ def seconds(value: str) -> float:
 
 def count(value: str) -> int:
     """A whole number, not negative."""
-    if not re.fullmatch(r"\d{1,6}", value, re.ASCII):
+    if not (value.isascii() and value.isdigit() and len(value) <= 6):
         raise ValueError("it must be a whole number, such as 3 (0: none; 999999 at most)")
     return int(value)
 

@@ -33,6 +33,8 @@ def hide_in_pings(value: str) -> None:
     """The passwords of ``redis://`` addresses, also of such that cannot be read: those with a space or a slash."""
     if "@" not in value:
         return
+    import re
+
     for user, colon, rest in re.findall(r"(?is)rediss?://([^:@]*)(:?)((?:(?!\s\w+://).)*)@", value):
         secret = rest if colon else user + rest
         log.hide(secret, user if colon else "")
