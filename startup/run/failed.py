@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 
 from startup import log
 from startup.plan.planner import FAILED, Planner
@@ -70,6 +71,6 @@ def tell(failure: Failure, settings: Settings, interrupts: Interrupts) -> bool:
 def _needs_module(settings: Settings) -> bool:
     """Can a task be in STARTUP_MODULE alone? To import that may be what has ended the startup, or take long."""
     return any(
-        item.name not in settings.definitions or REFERENCE.fullmatch(settings.definitions[item.name])
+        item.name not in settings.definitions or re.fullmatch(REFERENCE, settings.definitions[item.name])
         for item in settings.failed
     )
