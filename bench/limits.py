@@ -55,7 +55,7 @@ def _under(bench: Bench, tag: str, limit: str, projects: Mapping[str, tuple[Path
         moments[name].append(_boot(bench, tag, limit, name, *projects[name]))
         return moments[name][-1][-1]
 
-    interleave({name: lambda name=name: boot(name) for name in CASES}, bench.n(12, 2))  # type: ignore[misc]
+    interleave({name: lambda name=name: boot(name) for name in CASES}, bench.n(10, 2))  # type: ignore[misc]
     groups = []
     for number, moment in enumerate(MOMENTS):
         # without the one that only warms up
