@@ -74,7 +74,7 @@ lint: $(VENV)/.installed-dev
 	@$(bin)/lint-imports --no-logo --no-cache
 	@$(bin)/shellcheck --shell=sh entrypoint.sh
 	@$(bin)/shellcheck --exclude=SC1091,SC2034,SC2086,SC2154 release/bundle.sh # as entrypoint.sh has it
-	@$(bin)/shellcheck .ci/run
+	@$(bin)/shellcheck .ci/run bench/by_hand.sh
 	@PATH="$(CURDIR)/$(bin):$$PATH" $(bin)/actionlint
 	@$(bin)/zizmor --offline --quiet .github
 

@@ -30,6 +30,7 @@ ROWS = {
     "11": "sql",
     "12": "bundle",
     "13": "boot",
+    "14": "limits",
 }
 
 PAGE = ROOT / "docs" / "speed.md"

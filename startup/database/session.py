@@ -249,6 +249,13 @@ class Session(Protocol):
     def try_lock(self) -> bool:
         """One try, never a wait. True also when it is ours already; SettingError where there can be no lock."""
 
+    def try_turn(self) -> bool:
+        """Of one that :attr:`only_looks`: may it be replaced by one that takes the lock? That is loaded then.
+
+        Of many nodes only one does that at a time, and none while the lock is held. It guards nothing.
+        """
+        return True
+
     def unlock(self) -> None:
         """Let the lock go; LockLost when it was not held any more."""
 

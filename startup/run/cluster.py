@@ -64,7 +64,7 @@ class Cluster:
     def look(self, tasks: Sequence[Task]) -> bool:
         """Is all done? Most boots ask no more than that, so a session that costs little asks it first, if there is one.
 
-        False where there is none. Unless all was :attr:`found_done`, a session that can do the work is left open.
+        False where there is none. Unless all was :attr:`found_done`, a session is left open; see :meth:`has_turn`.
         Errors are those of :meth:`open` and :meth:`done`.
         """
         if any(task.policy == "always" and task.ledgered for task in tasks if task.clustered):
@@ -79,10 +79,17 @@ class Cluster:
                 self.found_done = self.done(tasks)
         except Unreachable as error:
             log.warn(f"{error}; connecting again")
-        self.close()
-        if not self.found_done:
             self.open()
+        if self.found_done:
+            self.close()
         return True
+
+    def has_turn(self) -> bool:
+        """Shall the session be replaced by one that can do the work? Not while another node is at it, or about to be.
+
+        Most of what a node loads is for that; one that only waits goes on without. A follower never works.
+        """
+        return self.session.only_looks and self.settings.role != "follower" and self.session.try_turn()
 
     def prepare(self, tasks: Sequence[Task]) -> None:
         """Connect and look, on a thread that yields to the app, so that little is left to do when that answers."""
@@ -94,8 +101,11 @@ class Cluster:
                 if self.is_open:
                     with self.session.answered_within(SILENT):
                         self.found_done = not looked and self.done(tasks)
+                        its_turn = not self.found_done and self.has_turn()
                         if self.found_done or self.is_scarce(self.session.crowd()):
                             self.close()
+                    if its_turn and self.is_open:
+                        self.open()
             except BaseException as error:
                 if not (isinstance(error, Unreachable) and self.is_open):  # lost again: whoever waits connects again
                     self._error = error

@@ -40,6 +40,7 @@ class Waiting:
         self._told = journal.Told(self._settings.namespace)
         self._counted = Stopwatch()  # since the crowd was counted
         self._pause = 0.0
+        self._its_turn = False  # to open a session that can take the lock
 
     def until_locked(self) -> bool:
         """True with the lock; False when all is done. A session that is lost meanwhile is replaced.
@@ -48,28 +49,39 @@ class Waiting:
         STARTUP_FOLLOW_TIMEOUT, Unreachable when nothing can be written for STARTUP_DATABASE_TIMEOUT.
         """
         for _ in poll(lambda: min(self._pause, self._left or self._pause)):
-            if not self._cluster.is_open:
-                self._reconnect()
-            try:
-                with self._cluster.session.answered_within(min(SILENT, self._left or SILENT)):
-                    locked = self._poll()
-                    if locked is not None:
-                        self._cluster.away = False
-                        return locked
-                    read_only = self._cluster.session.read_only if self._read_only.running else ""
-            except Busy as error:
-                self._wait_in_the_dark(error)
-                continue
-            except Unreachable as error:
-                log.warn(f"{error}; connecting again")
-                self._reconnect()
-                continue
-            self._read_only.run(bool(read_only))
-            if read_only:
-                self._be_patient_with(read_only)
-            elif self._cluster.away:
-                self._cluster.close()
+            locked = self._try()
+            if self._its_turn:
+                self._its_turn = False
+                self._cluster.open()
+                locked = self._try()
+            if locked is not None:
+                self._cluster.away = False
+                return locked
         raise AssertionError("poll() has no end")
+
+    def _try(self) -> bool | None:
+        """One look, on a session that is there, or is replaced; None to go on waiting."""
+        if not self._cluster.is_open:
+            self._reconnect()
+        try:
+            with self._cluster.session.answered_within(min(SILENT, self._left or SILENT)):
+                locked = self._poll()
+                if locked is not None or self._its_turn:
+                    return locked
+                read_only = self._cluster.session.read_only if self._read_only.running else ""
+        except Busy as error:
+            self._wait_in_the_dark(error)
+            return None
+        except Unreachable as error:
+            log.warn(f"{error}; connecting again")
+            self._reconnect()
+            return None
+        self._read_only.run(bool(read_only))
+        if read_only:
+            self._be_patient_with(read_only)
+        elif self._cluster.away:
+            self._cluster.close()
+        return None
 
     def _poll(self) -> bool | None:
         session, ledger = self._cluster.session, self._cluster.ledger
@@ -81,7 +93,9 @@ class Waiting:
         self._fail_with(run)
         if self._settings.role == "follower":
             self._follow(run)
-        elif session.try_lock():
+        elif self._cluster.has_turn():
+            self._its_turn = True
+        elif not session.only_looks and session.try_lock():
             self._fail_with(ledger.run())
             return True
         else:

@@ -30,11 +30,25 @@ _BAD = 1
 _POLL_FAILED, _POLL_READING, _POLL_WRITING = 0, 1, 2
 _NO_ERROR = (1, 2)  # PGRES_COMMAND_OK, PGRES_TUPLES_OK
 _LOCAL, _SEVERITY, _SQLSTATE, _MESSAGE = map(ord, "SVCM")
+
+
+def _moment(text: str) -> object:
+    """A timestamptz, as DateStyle ISO has it."""
+    from datetime import datetime
+
+    found = re.fullmatch(r"(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d)(?:\.(\d+))?([+-]\d\d)(:\d\d)?", text)
+    if found is None:  # infinity, before Christ
+        return text
+    day_and_time, fraction, hours, minutes = found.groups("")
+    return datetime.fromisoformat(f"{day_and_time}.{fraction:0<6}{hours}{minutes or ':00'}")
+
+
 #: Types that are no text for Python, by their oid (pg_type.dat).
 _READ: Mapping[int, Callable[[str], object]] = {
     16: lambda text: text == "t",
     **dict.fromkeys((20, 21, 23, 26), int),  # int8, int2, int4, oid
     **dict.fromkeys((700, 701), float),
+    1184: _moment,
 }
 _FUNCTIONS: Mapping[str, tuple[Any, Sequence[Any]]] = {
     "PQbackendPID": (c_int, [c_void_p]),

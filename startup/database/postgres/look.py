@@ -13,6 +13,7 @@ from importlib.machinery import PathFinder
 from startup.database.postgres import session as full
 from startup.database.postgres.reach import library, limit, on_thread
 from startup.database.session import Row
+from startup.patience import Stopwatch
 from startup.settings.address import Address
 
 TYPE_CHECKING = False
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
     from typing import Any, NoReturn
 
     from startup.database.postgres.libpq import Connection, Library
+
+#: Seconds for which the lock may be free until others do not wait for the node whose turn it is.
+MOST_FREE = 5.0
 
 
 def connect(address: Address, **options: Any) -> full.PostgresSession:
@@ -71,12 +75,12 @@ def _open(found: Library, arguments: dict[str, Any], seconds: float) -> Connecti
 
 
 class Look(full.PostgresSession):
-    """One statement at a time, and only such as read."""
+    """One statement at a time, and only such as read, but for what matters to nobody (``execute_if_free``)."""
 
     only_looks = True
 
     def _prepare(self) -> None:
-        pass
+        self._is_free = Stopwatch()  # nobody has the lock
 
     def _second(self) -> Connection:
         found = library()
@@ -88,6 +92,26 @@ class Look(full.PostgresSession):
             raise self._only_looks()
         rows: list[Row] = self.connection.execute(sql, parameters)
         return rows
+
+    def execute_if_free(self, sql: str, parameters: Sequence[object] = ()) -> None:
+        """See Session."""
+        with self._alive():
+            self.connection.execute(sql, parameters)
+
+    def try_turn(self) -> bool:
+        """An advisory lock, gone with this session; a node that has it and takes nothing is not waited for long."""
+        if self.crowd().connected > 1:
+            turn = full.lock_key(self.namespace, "startup-turn")
+            ((held, ours),) = self.execute(
+                "SELECT held, CASE WHEN held OR pg_catalog.pg_is_in_recovery() THEN false"
+                f" ELSE pg_catalog.pg_try_advisory_lock({turn}) END"
+                f" FROM (SELECT EXISTS (SELECT FROM pg_catalog.pg_locks WHERE {self._is_lock}) AS held) AS lock"
+            )
+            self._is_free.run(not held)
+            if not ours and not self._is_free.over(MOST_FREE):
+                return False
+        full.Driver(self.address).require()
+        return True
 
     @property
     def in_transaction(self) -> bool:

@@ -204,6 +204,7 @@ class PostgresSession(Session):
     ) -> None:
         self.connection = connection
         self.address = address
+        self.namespace = namespace
         self._arguments = connect_arguments
         self.lock_timeout = lock_timeout
         self._report = report
