@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 import time
 from typing import Any
@@ -52,10 +53,12 @@ def test_every_row_is_filled_once_by_nodes_that_are_killed_at_random(
         until(batches() + 1, node)
         time.sleep(chance.uniform(0, 0.05))  # anywhere within a batch
         for process in (*worker.children(), worker):
-            process.kill()
+            with contextlib.suppress(psutil.NoSuchProcess):  # a parent ends with its child
+                process.kill()
         node.wait(30)
-        filled = query(database_url, f"SELECT count(*) FROM numbers WHERE times = 1 AND n <= {ROWS}")[0][0]
-        assert filled == batches() * BATCH
+        # in one snapshot: the server may still be at the commit of the one that was killed
+        together = f"SELECT count(*) = {BATCH} * max(batches) FROM numbers, startup_ledger WHERE times = 1"
+        assert query(database_url, together) == [(True,)]
     node = startup.start("init", **settings)
     (worker,) = psutil.Process(node.pid).children() or [psutil.Process(node.pid)]
     first = batches()
