@@ -193,9 +193,11 @@ class Task:
     @property
     def batched(self) -> bool:
         """Is it a backfill, of which each batch commits with its cursor?"""
+        if self.function is None:
+            return False
         import inspect
 
-        return self.function is not None and inspect.isgeneratorfunction(self.function)
+        return inspect.isgeneratorfunction(self.function)
 
     @property
     def how_often(self) -> str:
