@@ -189,6 +189,15 @@ def test_an_error_is_told_and_is_no_answer(error: bytes) -> None:
     assert answer.text.startswith(f"the answer to PING is {error[1:].decode().strip().rstrip('.')}")
 
 
+def test_what_a_server_without_auth_repeats_of_a_long_password_is_not_shown() -> None:
+    # Redis cuts each argument that it repeats at 128 characters, and log.redact knows whole passwords
+    password = "k7Qz" * 60
+    error = f"-ERR unknown command 'AUTH', with args beginning with: '{password[:128]}' \r\n"
+    with server(answering(error.encode())) as address:
+        answer = ask(f"redis://:{password}@{address}")
+    assert not answer.ok and answer.text == "the answer to AUTH is ERR unknown command 'AUTH'"
+
+
 def test_a_pong_after_an_auth_that_failed_is_no_answer() -> None:
     with server(answering(b"-WRONGPASS no\r\n", b"+PONG\r\n")) as address:
         answer = ask(f"redis://:x@{address}")
