@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 #: Bytes of a line that are read before it is taken for something else, and characters of it that are shown.
 _LINE_LIMIT, _SHOWN = 1 << 16, 200
+#: After an unknown command, with a password whose cut part nobody would recognize.
+_GIVEN_BACK = b", with args beginning with"
 _CURES = {
     b"NOAUTH": "; give the password in its address: redis://:PASSWORD@HOST or redis://USER:PASSWORD@HOST",
     b"WRONGPASS": "; correct user and password in its address",
@@ -57,7 +59,8 @@ class Redis(Request):
             if not (line := next(lines, b"")):
                 return Answer(False, "the connection was closed without an answer")
             if line.startswith(b"-"):
-                text = line[1:_SHOWN].decode(errors="replace").rstrip(".")
+                told = line[1:].partition(_GIVEN_BACK)[0]
+                text = told[:_SHOWN].decode(errors="replace").rstrip(".")
                 return Answer(False, f"the answer to {name} is {text}{_CURES.get(line[1:].partition(b' ')[0], '')}")
             if line != (b"+PONG" if name == "PING" else b"+OK"):
                 return Answer(False, f"not an answer of Redis: {line[:40]!r}")

@@ -189,6 +189,15 @@ def test_an_error_is_told_and_is_no_answer(error: bytes) -> None:
     assert answer.text.startswith(f"the answer to PING is {error[1:].decode().strip().rstrip('.')}")
 
 
+@pytest.mark.parametrize("shown", [200, 128, 20])
+def test_a_password_that_a_server_without_auth_gives_back_is_not_shown_also_not_cut(shown: int) -> None:
+    password = "".join(f"{number:x}" for number in range(100))
+    error = f"-ERR unknown command 'AUTH', with args beginning with: 'user' '{password[:shown]}' \r\n"
+    with server(answering(error.encode(), b"+PONG\r\n")) as address:
+        answer = ask(f"redis://user:{password}@{address}")
+    assert answer.text == "the answer to AUTH is ERR unknown command 'AUTH'"
+
+
 def test_a_pong_after_an_auth_that_failed_is_no_answer() -> None:
     with server(answering(b"-WRONGPASS no\r\n", b"+PONG\r\n")) as address:
         answer = ask(f"redis://:x@{address}")
