@@ -146,6 +146,11 @@ class Session(Protocol):
         """Is a transaction open, whoever has begun it?"""
 
     @property
+    def busy_with(self) -> str:
+        """What is under way on the connection, so that no statement can follow; '' when nothing is."""
+        return ""
+
+    @property
     def read_only(self) -> str:
         """Why nothing can be written, in words; '' when it can."""
 

@@ -147,6 +147,8 @@ def _why_unreadable(migration: Migration) -> str:
         ast.parse(text, migration.path)
     except (SyntaxError, ValueError) as error:
         return f"{migration.path}:{getattr(error, 'lineno', None) or 1}: {getattr(error, 'msg', error)}"
+    except (RecursionError, MemoryError):
+        return f"{migration.path}:1: it is nested too deeply for Python's parser"
     return ""
 
 

@@ -92,7 +92,7 @@ def _answer(squawk: str, path: str, text: str, in_transaction: bool) -> list[Any
         raise _unfit(squawk, path, _end(done.returncode, done.stderr))
     try:
         answer = json.loads(done.stdout)
-    except ValueError:
+    except (ValueError, RecursionError):
         said = (done.stderr or done.stdout).decode(errors="replace").strip()
         raise _unfit(squawk, path, f"it answers no JSON{f', but: {_line(said)[:300]}' if said else ''}") from None
     if not isinstance(answer, list):
@@ -103,7 +103,8 @@ def _answer(squawk: str, path: str, text: str, in_transaction: bool) -> list[Any
 def _end(code: int, said: bytes) -> str:
     import signal
 
-    how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+    names = {number.value: number.name for number in signal.Signals}  # real-time ones have none
+    how = f"was killed by {names.get(-code, f'signal {-code}')}" if code < 0 else f"ended with exit code {code}"
     words = _line(said.decode(errors="replace"))[:300]
     return f"it {how}{f': {words}' if words else ''}"
 

@@ -70,6 +70,10 @@ class Backfill:
         try:
             with self._execution.as_a_task():
                 cursor = _encoded(next(generator))
+                if what := self._session.busy_with:
+                    with contextlib.suppress(Exception):
+                        generator.close()  # its `with` ends that, here where it was begun
+                    raise TaskFailed(f"{what} is open where it yields, and no batch can commit: end that before")
         except StopIteration:
             return replace(self._entry, state=DONE, cursor="", seconds=self._seconds)
         except Exception as error:

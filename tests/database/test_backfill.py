@@ -448,3 +448,21 @@ def test_the_example_of_the_page_fills_each_row_once(app: Filled) -> None:
     assert "fill_totals, is done" in app.ok("fill_totals")
     assert app.query("SELECT count(*) FROM orders WHERE total = net + tax") == [(10,)]
     assert app.query("SELECT batches FROM startup_ledger WHERE task = 'fill_totals'") == [(4,)]
+
+
+@POSTGRES
+@pytest.mark.parametrize(
+    ("opened", "what"),
+    [
+        ("context.connection.pipeline()", "a pipeline"),
+        ("context.connection.cursor().copy('COPY numbers FROM STDIN')", "a COPY or stream"),
+        ("context.connection.cursor().copy('COPY numbers TO STDOUT')", "a COPY or stream"),
+    ],
+)
+def test_what_is_open_on_the_connection_where_it_yields_fails_the_batch_at_once(
+    app: Filled, opened: str, what: str
+) -> None:
+    app.body("yield 1", f"with {opened}:", "    yield 2")
+    said = app.fails("fill", STARTUP_TIMEOUT="20")
+    assert f"task fill failed: {what} is open where it yields, and no batch can commit: end that before" in said
+    assert "lost" not in said and app.row == ("failed", "1", 1)

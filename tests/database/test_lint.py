@@ -189,6 +189,9 @@ def test_a_python_file_that_is_no_python_is_70(without: Any) -> None:
     without.write("migrations/0002_b.py", "from yoyo import step\nstep(\n")
     done = without("lint")
     assert done.returncode == 70 and re.search(r"migrations/0002_b\.py:2: '\(' was never closed", done.stdout)
+    without.write("migrations/0002_b.py", f"a = {'-' * 200_000}1\n")
+    done = without("lint")
+    assert done.returncode == 70 and "migrations/0002_b.py:1: it is nested too deeply" in done.stdout
 
 
 @SQUAWK

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -38,6 +39,8 @@ def fails(program: str) -> str:
     [
         ("kill -KILL $$", "it was killed by SIGKILL"),
         ("echo 'stack overflow' >&2; kill -ABRT $$", "it was killed by SIGABRT: stack overflow"),
+        (f"kill -{signal.SIGRTMIN + 6} $$", f"it was killed by signal {signal.SIGRTMIN + 6}"),
+        ("cat >/dev/null; head -c 300000 /dev/zero | tr '\\0' '['", "it answers no JSON, but: [[["),
         ("exit 101", "it ended with exit code 101"),
         ("echo no >&2; exit 2", "it ended with exit code 2: no"),
         ("cat >/dev/null; echo garbage", "it answers no JSON, but: garbage"),

@@ -479,6 +479,14 @@ class PostgresSession(Session):
 
         return bool(self.connection.info.transaction_status != TransactionStatus.IDLE)
 
+    @property
+    def busy_with(self) -> str:
+        from psycopg.pq import PipelineStatus, TransactionStatus
+
+        if self.connection.pgconn.pipeline_status != PipelineStatus.OFF:
+            return "a pipeline"
+        return "a COPY or stream" if self.connection.info.transaction_status == TransactionStatus.ACTIVE else ""
+
     def limit_table_locks(self, seconds: float) -> None:
         """lock_timeout of the session, as of :meth:`reset` it is none."""
         self.execute("SELECT pg_catalog.set_config('lock_timeout', %s, false)", [str(round(seconds * 1000))])
