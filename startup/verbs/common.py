@@ -46,7 +46,8 @@ def meant(word: str, verbs: Sequence[str]) -> str:
     name = normal(word)
     if name in tasks:
         return f"; to run a task: startup run {word}"
-    near = get_close_matches(word.lower(), verbs, 1, 0.6) or get_close_matches(name, tasks, 1)
+    near = get_close_matches(word.lower(), verbs, 3, 0.6) or get_close_matches(name, tasks, 1)
+    near.sort(key=lambda one: sorted(one) != sorted(word.lower()))  # letters that have changed places come first
     hint = f"; did you mean {near[0] if near[0] in verbs else f'run {near[0]}'}?" if near else ""
     return f"{hint}; a task is run by: startup run NAME, and an app of the name startup is called by its path"
 

@@ -7,9 +7,4 @@ COLUMNS = [("name", models.TextField(unique=True)), ("cents", models.IntegerFiel
 
 class Migration(migrations.Migration):
     initial = True
-    operations = [
-        migrations.CreateModel(
-            "Plan",
-            [("id", models.BigAutoField(primary_key=True)), *COLUMNS],
-        )
-    ]
+    operations = [migrations.CreateModel("Plan", [("id", models.BigAutoField(primary_key=True)), *COLUMNS])]
