@@ -59,9 +59,8 @@ def test_an_example_does_what_its_readme_says_and_bears_a_kill(example: Example)
         example("kill", service)
     example("up", "--detach", "--wait")
     logs = example("logs", "--no-log-prefix")
-    assert logs.count("is done already") + logs.count("are done already") + logs.count("No migrations to apply") > 0, (
-        logs
-    )
+    again = logs.count("migrate, is done after") == 2  # a tool of its own, which knows by itself what is applied
+    assert "startup: error:" not in logs and (again or "is done already" in logs or "are done already" in logs), logs
 
 
 @pytest.mark.parametrize("name", sorted(EXAMPLES))
