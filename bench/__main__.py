@@ -31,6 +31,7 @@ ROWS = {
     "12": "bundle",
     "13": "boot",
     "14": "limits",
+    "15": "backfill",
 }
 
 PAGE = ROOT / "docs" / "speed.md"
