@@ -168,9 +168,9 @@ class TestTheTerminal:
     def test_where_its_encoding_has_no_blocks_they_are_ascii(self, project: Project) -> None:
         run_with_two_that_wait(project)
         drawn = status(project, python=("-I", "-X", "utf8=0"), LC_ALL="C")
-        assert (
-            drawn.isascii() and re.search(r"runner [- ]*[#=]+ +done", drawn) and re.search(r"node0 +[- ]+ +done", drawn)
-        )
+        assert drawn.isascii(), drawn
+        assert re.search(r"runner [- ]*[#=][#= ]* done", drawn), drawn  # a moment may pass between two tasks
+        assert re.search(r"node0 +[- ]+ +done", drawn), drawn
 
     @pytest.mark.parametrize(("env", "coloured"), [({}, True), ({"NO_COLOR": "1"}, False)])
     def test_colours_are_for_a_terminal_and_for_who_wants_them(
