@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 
 from startup.database.session import Session
-from startup.errors import SettingError, TaskFailed
+from startup.errors import TaskFailed
 from startup.log import say
 from startup.log import warn as say_warning
 from startup.migrations import apply, files, lock, tables, yoyos
@@ -17,32 +16,6 @@ from startup.records import replace
 
 #: Writes what is to commit with the marks.
 Recorder = Callable[[], None]
-
-
-def find(wanted: str, catalog: Catalog) -> Migration:
-    """The migration that *wanted* names: its id, its file's name or its path. SettingError with the nearest one."""
-    for migration in catalog.migrations:
-        path = migration.path
-        if wanted in (migration.id, os.path.basename(path)) or os.path.normpath(wanted) == os.path.normpath(path):
-            return migration
-    if not catalog.migrations:
-        raise SettingError(f"baseline {wanted}: {catalog.note or 'there are no migrations'}")
-    if any(wanted in (one.id, os.path.basename(one.path)) for one in catalog.post_apply):
-        why = "runs after the migrations and is none itself: right would be the last migration's id"
-    else:
-        why = f"no migration here has this id or file name; {_nearest(wanted, catalog)}"
-    raise SettingError(f"baseline {wanted}: {why}")
-
-
-def _nearest(wanted: str, catalog: Catalog) -> str:
-    """What may have been meant: an id that begins so, as a number does, or that is written nearly so."""
-    from difflib import get_close_matches
-
-    name = os.path.basename(wanted)
-    ids = [migration.id for migration in catalog.migrations]
-    begin = [one for one in ids if one.startswith(name) or name.startswith(f"{one}.")]
-    near = begin or get_close_matches(name, ids, 1, 0.4)
-    return f"did you mean {near[0]}?" if near else f"they are {ids[0]} to {ids[-1]}"
 
 
 def preview(

@@ -466,3 +466,32 @@ def _named_by_mistake(migration: Migration, catalog: Catalog) -> list[str]:
                 f"it must be called {stem}.rollback.sql"
             ]
     return []
+
+
+def find(wanted: str, catalog: Catalog, what: str) -> Migration:
+    """The migration that *wanted* names: its id, its file's name or its path. SettingError with the nearest one.
+
+    *what* asks for it, "baseline" or an option, and stands in front of the error.
+    """
+    for migration in catalog.migrations:
+        path = migration.path
+        if wanted in (migration.id, os.path.basename(path)) or os.path.normpath(wanted) == os.path.normpath(path):
+            return migration
+    if not catalog.migrations:
+        raise SettingError(f"{what} {wanted}: {catalog.note or 'there are no migrations'}")
+    if any(wanted in (one.id, os.path.basename(one.path)) for one in catalog.post_apply):
+        why = "runs after the migrations and is none itself: right would be the last migration's id"
+    else:
+        why = f"no migration here has this id or file name; {_nearest(wanted, catalog)}"
+    raise SettingError(f"{what} {wanted}: {why}")
+
+
+def _nearest(wanted: str, catalog: Catalog) -> str:
+    """What may have been meant: an id that begins so, as a number does, or that is written nearly so."""
+    from difflib import get_close_matches
+
+    name = os.path.basename(wanted)
+    ids = [migration.id for migration in catalog.migrations]
+    begin = [one for one in ids if one.startswith(name) or name.startswith(f"{one}.")]
+    near = begin or get_close_matches(name, ids, 1, 0.4)
+    return f"did you mean {near[0]}?" if near else f"they are {ids[0]} to {ids[-1]}"

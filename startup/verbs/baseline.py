@@ -24,7 +24,7 @@ def baseline(arguments: Arguments, interrupts: Interrupts) -> int:
     """Take the migrations up to ID for applied, under the lock."""
     settings = common.load(for_database=True)
     catalog = files.load(settings.migrations, given=settings.given("STARTUP_MIGRATIONS"))
-    last, drift = migrations.find(arguments.id, catalog), cast("apply.Drift", settings.drift)
+    last, drift = files.find(arguments.id, catalog, "baseline"), cast("apply.Drift", settings.drift)
     if arguments.dry_run:
         with closing(connect(settings, reads_only=True)) as session:
             taken = migrations.preview(session, catalog, last, drift=drift)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from types import SimpleNamespace as Arguments
 
 from startup import log
 from startup.database.connect import dialect
-from startup.errors import TASK_FAILED, SettingError, TaskFailed
+from startup.errors import TASK_FAILED, TaskFailed
 from startup.migrations import files, squawk
-from startup.migrations.files import Catalog, Migration
+from startup.migrations.files import Catalog
 from startup.migrations.lint import Report
 from startup.migrations.lint import lint as look
 from startup.process.interrupts import Interrupts
@@ -34,7 +33,8 @@ def lint(arguments: Arguments, interrupts: Interrupts) -> int:
     if catalog.note:
         log.say(catalog.note)
     kind = _kind(loaded)
-    report = look(catalog, _since(arguments.since, catalog), dialect(kind), _program(kind))
+    since = files.find(arguments.since, catalog, "--since") if arguments.since else None
+    report = look(catalog, since, dialect(kind), _program(kind))
     for line in [*report.unread, *report.findings, *_style(report)]:
         print(log.plain(log.redact(line)))
     _say_the_rest(catalog, report)
@@ -55,21 +55,6 @@ def _program(kind: str) -> str | None:
     if program is None:
         log.say(f"the guards alone: squawk is not installed: {squawk.HOW}")
     return program
-
-
-def _since(wanted: str, catalog: Catalog) -> Migration | None:
-    if not wanted:
-        return None
-    for migration in catalog.migrations:
-        path = migration.path
-        if wanted in (migration.id, os.path.basename(path)) or os.path.normpath(wanted) == os.path.normpath(path):
-            return migration
-    from difflib import get_close_matches
-
-    ids = [migration.id for migration in catalog.migrations]
-    near = [one for one in ids if one.startswith(wanted)] or get_close_matches(wanted, ids, 1, 0.4)
-    hint = f"did you mean {near[0]}?" if near else f"they are {ids[0]} to {ids[-1]}" if ids else "there are none"
-    raise SettingError(f"--since {wanted}: no migration here has this id or file name; {hint}")
 
 
 def _style(report: Report) -> list[str]:

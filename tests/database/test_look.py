@@ -306,3 +306,37 @@ def test_over_tls_it_is_as_strict_as_psycopg(
         for kind in (postgres, look):
             with pytest.raises(Unreachable, match="no TLS connection could be agreed on"):
                 kind.connect(parse(url), timeout=5, pooler=True, report=print)
+
+
+def test_a_node_that_has_the_turn_and_takes_nothing_is_not_waited_for(startup: Any, database_url: str) -> None:
+    startup.write("migrations/0001.a.sql", "CREATE TABLE a (id integer)")
+    turn = postgres.lock_key("default", "startup-turn")
+    with psycopg.connect(database_url, autocommit=True, application_name="startup/frozen") as frozen:
+        frozen.execute("SELECT pg_advisory_lock(%s)", (turn,))
+        done = startup("init", DATABASE_URL=database_url, STARTUP_TASKS="migrate")
+        assert done.returncode == 0 and "0001.a applied" in done.stderr
+        assert frozen.execute("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'").fetchone() == (1,)
+
+
+def test_a_node_that_only_waits_does_not_load_what_does_the_work(startup: Any, database_url: str) -> None:
+    """The lock is held by another node until this one has said that it waits."""
+    startup.write("migrations/0001.a.sql", "CREATE TABLE a (id integer)")
+    startup.write("show.py", SHOW)
+    with psycopg.connect(database_url, autocommit=True, application_name="startup/runner") as runner:
+        runner.execute("SELECT pg_advisory_lock(%s)", (postgres.lock_key("default"),))
+        environ = {**startup.environ, "DATABASE_URL": database_url, "STARTUP_TASKS": "migrate"}
+        environ["STARTUP_LOCK_TIMEOUT"] = "1.5"
+        words = [sys.executable, "-I", "show.py", str(ROOT)]
+        done = subprocess.run(words, cwd=startup.directory, env=environ, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 75 and "runner holds it" in done.stderr, done.stderr
+    assert "startup.run.waiting" in done.stdout.split() and "psycopg" not in done.stdout.split()
+
+
+SHOW = """
+import sys
+sys.path.insert(0, sys.argv[1])
+from startup import cli
+code = cli.main(["init"])
+print(*sys.modules)
+sys.exit(code)
+"""
